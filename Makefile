@@ -1,0 +1,47 @@
+# `make repro` and `make test` set up everything they need by themselves.
+
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/ready
+# stages are run by DVC as `python -m stages.…`: that must be this environment's python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export HF_HUB_DISABLE_TELEMETRY := 1
+# progress bars: once a second is enough for the eye and short in a log
+export TQDM_MININTERVAL := 1
+
+.PHONY: help repro reruns test test-slow bench check format clean
+.DEFAULT_GOAL := help
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+repro: $(READY)  ## run the stages whose inputs have changed
+	@python -m stages.tools.check_params
+	@dvc repro
+
+reruns: $(READY)  ## say which stages would run, and why
+	@python -m stages.tools.reruns
+
+test: $(READY)  ## the tests
+	@pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that train for minutes
+	@pytest -m slow
+
+bench: $(READY)  ## the measurements
+	@for file in tests/benchmarks/*.py; do python -m tests.benchmarks.$$(basename $$file .py) || exit; done
+
+check: $(READY)  ## formatting, types and tests
+	@ruff check . && ruff format --check . && mypy && pytest -m "not slow"
+
+format: $(READY)  ## put the code into shape
+	@ruff check --fix . && ruff format .
+
+clean:  ## remove the environment and the state of unfinished work
+	@rm -rf $(VENV) .scratch
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about a minute with a warm package cache)"
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@

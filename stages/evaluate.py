@@ -1,0 +1,118 @@
+"""Predictions and every stage's account -> scores, plots and tables in metrics/, small enough for git.
+
+Reads:  data/predict/after.jsonl and before.jsonl; the accounts, curve and trials of the stages before.
+Writes: metrics/<stage>.json, metrics/evaluate.signatures.json (how each score was taken), metrics/predictions.md (the
+        best and the worst) and metrics/plots/*.csv.
+Random: nothing.
+"""
+
+import csv
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.lib.files import read_json, whole_file, write_json
+from stages.lib.params import read_section
+from stages.lib.params.evaluate import Evaluate
+from stages.lib.predictions import Prediction, read_predictions
+from stages.lib.process import launch
+from stages.lib.scores import Score, sentence_chrf, signs, text_scores
+
+SOURCE = Path("data")
+TARGET = Path("metrics")
+
+ACCOUNTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
+
+
+def main() -> None:
+    run(read_section(Evaluate), source=SOURCE, target=TARGET)
+
+
+def run(params: Evaluate, source: Path, target: Path) -> None:
+    after = list(read_predictions(source / "predict/after.jsonl"))
+    before = list(read_predictions(source / "predict/before.jsonl"))
+    texts, model = text_scores(after, params), model_scores(after)
+    scores = _numbers(texts, model, after)
+    if before:
+        scores["before_training"] = _numbers(text_scores(before, params), model_scores(before), before)
+    write_json(target / "evaluate.json", scores)
+    write_json(target / "evaluate.signatures.json", {name: s.signature for name, s in (texts | model).items()})
+    for stage in ACCOUNTS:
+        write_json(target / f"{stage}.json", read_json(source / stage / "account.json"))
+    _write_plots(target / "plots", after, source)
+    _write_table(target / "predictions.md", after, params.shown_predictions)
+    print(_summary(scores, len(after)))
+
+
+def model_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
+    """Over all references: the loss summed, then divided, so that no batch or text counts more than its tokens.
+
+    Perplexity depends on the tokenizer; bits per byte of UTF-8 does not, so it compares any two models.
+    """
+    nats = sum(prediction.reference_nats for prediction in predictions)
+    tokens = sum(prediction.reference_tokens for prediction in predictions)
+    size = sum(len(text.encode()) for prediction in predictions for text in prediction.references)
+    return {
+        "perplexity": Score(math.exp(nats / tokens), "per:target token and end token|loss:summed"),
+        "bits_per_byte": Score(nats / math.log(2) / size, "per:UTF-8 byte of the references|loss:summed"),
+    }
+
+
+def _numbers(texts: dict[str, Score], model: dict[str, Score], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Rounded to what means something: a hundredth of a point, six digits of a ratio."""
+    return {
+        **{name: round(score.value, 2) for name, score in texts.items()},
+        **{name: float(f"{score.value:.5g}") for name, score in model.items()},
+        "signs": {name: round(value, 4) for name, value in signs(predictions).items()},
+    }
+
+
+def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) -> None:
+    curve = read_json(source / "train/curve.json")
+    for name in ("training", "validation"):
+        _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
+    lengths = [
+        (len(prediction.references[0].split()), len(prediction.prediction.split())) for prediction in predictions
+    ]
+    _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
+    shutil.copyfile(source / "tune_hyperparameters/trials.csv", folder / "trials.csv")
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with whole_file(path) as part, part.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
+
+
+def _write_table(path: Path, predictions: Sequence[Prediction], shown: int) -> None:
+    ranked = sorted(((sentence_chrf(prediction), prediction) for prediction in predictions), key=lambda entry: entry[0])
+    lines = ["# Predictions, by chrF against their references", ""]
+    for title, entries in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
+        lines += [f"## {title}", "", "| chrF | source | prediction | first reference |", "|---|---|---|---|"]
+        for score, prediction in entries:
+            cells = (f"{score:.1f}", prediction.source, prediction.prediction, prediction.references[0])
+            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        lines.append("")
+    with whole_file(path) as part:
+        part.write_text("\n".join(lines), "utf-8")
+
+
+def _cell(text: str) -> str:
+    return " ↵ ".join(text.splitlines()).replace("|", "\\|")
+
+
+def _summary(scores: dict[str, Any], predictions: int) -> str:
+    before = scores.get("before_training", {})
+    lines = [f"evaluate: {predictions:,} predictions" + (" (score before training)" if before else "")]
+    for name, value in scores.items():
+        if isinstance(value, float):
+            lines.append(f"  {name:<20}{value:>10g}" + (f"  ({before[name]:g})" if before else ""))
+    lines += [f"  {name:<20}{value:>10g}" for name, value in scores["signs"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,34 @@
+"""Section `fit`: the settings of one training run; tuning may search over any of them."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.lib.params import Section
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Fit(Section):
+    epochs: Positive
+    batch_size: Count
+    micro_batches: Count
+    learning_rate: Positive
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_fraction: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Fraction
+    dropout: Fraction | None
+    max_grad_norm: Positive
+    precision: Literal["float32", "bfloat16"]
+    validations: Count
+    early_stopping_patience: Count | None
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"batch_size: {self.batch_size} is no multiple of micro_batches: {self.micro_batches}")
+        return self

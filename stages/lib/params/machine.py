@@ -1,0 +1,12 @@
+"""Section `machine`: what fits this computer and cannot change a result, so that no stage declares it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.lib.params import Section
+
+
+class Machine(Section):
+    generation_batch_size: Annotated[int, Field(ge=1)]
+    loader_workers: Annotated[int, Field(ge=0)]

@@ -1,0 +1,32 @@
+"""A prediction: one generated text with the example it answers, as `predict` writes it and `evaluate` reads it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from stages.lib.files import read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`stopped` says why the text ends: by its own end token, or at predict.max_new_tokens.
+
+    `reference_nats` is what the model loses on the references, summed over `reference_tokens` (end tokens included).
+    """
+
+    id: str
+    source: str
+    references: list[str]
+    prediction: str
+    stopped: Literal["end", "length"]
+    reference_nats: float
+    reference_tokens: int
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    write_jsonl(path, map(asdict, predictions))
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    return (Prediction(**record) for record in read_jsonl(path))

@@ -1,0 +1,45 @@
+"""How a stage lives as a process: one line for a user's mistake, no orphans, an allocator that keeps its memory."""
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+_PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+class UserError(Exception):
+    """A mistake that its user can mend: each line names the place and says what to do."""
+
+    def __init__(self, lines: str | Iterable[str]) -> None:
+        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Runs a stage's `main`; on UserError prints its lines to stderr and exits with code 2."""
+    die_with_parent()
+    keep_freed_memory()
+    try:
+        main()
+    except UserError as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        sys.exit(2)
+
+
+def die_with_parent() -> None:
+    """A killed `dvc repro` leaves its stage running, which the next one would race: ask Linux to end us with it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to reuse freed blocks: torch frees and asks again for the same large tensors at every step,
+    and giving them back to the kernel each time costs more than the arithmetic of a small model."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, -1)

@@ -1,0 +1,76 @@
+"""State of unfinished work, outside the outs of a stage, so that a killed stage goes on where it was.
+
+It lies under `.scratch/<stage>/<fingerprint>/` of the main checkout (DVC_ROOT, also when an experiment runs in a
+temporary copy), and the fingerprint covers everything that dvc.yaml lists for the stage: a state never serves other
+inputs than its own.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.lib.files import sha256_of
+from stages.lib.process import UserError
+
+_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "optuna")
+
+
+@contextmanager
+def scratch(stage: str) -> Iterator[Path]:
+    """A folder for the state of this stage with these inputs, removed when the block ends well.
+
+    Raises:
+        UserError: another process works in it.
+    """
+    folder = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / stage / _fingerprint(stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(f"{stage}: process {lock.read().strip()} does this work already; wait or stop it") from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield folder
+        shutil.rmtree(folder)
+
+
+def _fingerprint(stage: str) -> str:
+    """Of the stage's deps and params as dvc.yaml lists them, and of the libraries that compute its result."""
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(Path("params.yaml"))
+    declared = yaml.load(Path("dvc.yaml"))["stages"][stage]
+    content: dict[str, Any] = {
+        "params": {name: _value(name, params) for name in declared["params"]},
+        "files": [_digests(Path(_resolved(dep, params))) for dep in declared["deps"]],
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _resolved(dep: str, params: dict[str, Any]) -> str:
+    """`${section.name}` in dvc.yaml -> the value in params.yaml."""
+    return str(_value(dep[2:-1], params)) if dep.startswith("${") else dep
+
+
+def _value(name: str, params: dict[str, Any]) -> Any:
+    """Of a section, or of `section.parameter`."""
+    for part in name.split("."):
+        params = params[part]
+    return params
+
+
+def _digests(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return {str(file): sha256_of(file) for file in files}

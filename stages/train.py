@@ -1,0 +1,77 @@
+"""One fit with the best settings -> the model.
+
+Reads:  data/tokenize/{train,validation}.parquet and tokenizer/; data/tune_hyperparameters/best.json; the base model.
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), curve.json and account.json.
+Random: initial weights, order of the batches, dropout: all by `fit.seed`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from stages.lib.files import read_json, write_json
+from stages.lib.fitting import Curve, fit, update_steps
+from stages.lib.models import base_model, parameter_count
+from stages.lib.pairs import Pairs
+from stages.lib.params import read_section
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.process import launch
+from stages.lib.scratch import scratch
+from stages.lib.vocabulary import open_vocabulary
+
+SOURCE = Path("data/tokenize")
+TUNED = Path("data/tune_hyperparameters/best.json")
+TARGET = Path("data/train")
+
+
+def main() -> None:
+    with scratch("train") as folder:
+        sections = read_section(Fit), read_section(Model), read_section(Machine)
+        run(*sections, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
+
+
+def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path) -> None:
+    settings = _with_tuned(fit_, read_json(tuned))
+    tokenizer = open_vocabulary(source / "tokenizer")
+    train, validation = Pairs(source / "train.parquet"), Pairs(source / "validation.parquet")
+    network = base_model(model, tokenizer, settings.dropout, settings.seed)
+    print(f"train: {_plan(network, train, settings)}")
+    curve = fit(network, train, validation, settings, folder, machine.loader_workers, title="train")
+    network.save_pretrained(target / "model")
+    tokenizer.save_pretrained(target / "model")
+    write_json(target / "curve.json", {"training": curve.training, "validation": curve.validation})
+    write_json(target / "account.json", _account(network, curve))
+    step, loss = curve.best()
+    print(f"train: best validation loss {loss:.4f} at step {step:,} of {curve.training[-1][0]:,} -> {target / 'model'}")
+
+
+def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
+    """The settings of params.yaml, replaced where tuning found better ones, and each replacement said."""
+    for name, value in tuned.items():
+        if value != getattr(fit_, name):
+            print(f"train: fit.{name} {getattr(fit_, name)} -> {value} (best.json of tune-hyperparameters)")
+    return Fit.model_validate({**fit_.model_dump(), **tuned})
+
+
+def _plan(network: PreTrainedModel, train: Pairs, settings: Fit) -> str:
+    return (
+        f"{parameter_count(network):,} parameters, {len(train):,} pairs with {train.target_tokens():,} target tokens, "
+        f"{update_steps(len(train), settings):,} updates of {settings.batch_size} pairs"
+    )
+
+
+def _account(network: PreTrainedModel, curve: Curve) -> dict[str, Any]:
+    step, loss = curve.best()
+    return {
+        "parameters": parameter_count(network),
+        "updates": curve.training[-1][0],
+        "best_update": step,
+        "validation_loss": {"first": round(curve.validation[0][1], 5), "best": round(loss, 5)},
+    }
+
+
+if __name__ == "__main__":
+    launch(main)

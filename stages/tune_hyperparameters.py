@@ -1,0 +1,172 @@
+"""Search on train and validation -> the best settings for the fit; params.yaml itself is never edited.
+
+Reads:  data/tokenize/{train,validation}.parquet and tokenizer/; the base model.
+Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials),
+        trials.csv and account.json.
+Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
+        fit, by `fit.seed`. The first trial has the settings of params.yaml, so the search can't choose worse ones
+        than those without noticing.
+"""
+
+import csv
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from pydantic import ValidationError
+
+from stages.lib.files import whole_file, write_json
+from stages.lib.fitting import fit
+from stages.lib.models import base_model
+from stages.lib.pairs import Pairs
+from stages.lib.params import read_section
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.params.tune_hyperparameters import Dimension, TuneHyperparameters
+from stages.lib.process import UserError, launch
+from stages.lib.scratch import scratch
+from stages.lib.vocabulary import open_vocabulary
+
+SOURCE = Path("data/tokenize")
+TARGET = Path("data/tune_hyperparameters")
+
+
+@dataclass(frozen=True)
+class Trial:
+    number: int
+    settings: dict[str, Any]
+    validation_loss: float
+
+
+def main() -> None:
+    with scratch("tune-hyperparameters") as folder:
+        sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), read_section(Machine)
+        run(*sections, source=SOURCE, target=TARGET, folder=folder)
+
+
+def run(
+    params: TuneHyperparameters, fit_: Fit, model: Model, machine: Machine, source: Path, target: Path, folder: Path
+) -> None:
+    study = _study(folder / "study.journal")
+    trials = _finished(study)
+    if params.trials:
+        data = _Data(source, params.max_train_examples)
+    for number in range(len(trials), params.trials):
+        trial = _ask(study, number, params, fit_)
+        settings = _settings(fit_, trial.params, params.epochs)
+        title = f"trial {number + 1}/{params.trials}"
+        loss = _validation_loss(settings, data, model, machine, folder / "fit", title)
+        study.tell(trial, loss)
+        trials.append(Trial(number, dict(trial.params), loss))
+    best = min(trials, key=lambda trial: trial.validation_loss, default=Trial(0, {}, 0.0))
+    write_json(target / "best.json", best.settings)
+    write_json(target / "account.json", _account(trials, best))
+    _write_trials(target / "trials.csv", trials, params.search)
+    print(f"tune-hyperparameters: {_conclusion(trials, best)}")
+
+
+class _Data:
+    """What every trial trains on."""
+
+    def __init__(self, source: Path, max_train_examples: int | None) -> None:
+        self.tokenizer = open_vocabulary(source / "tokenizer")
+        self.train = Pairs(source / "train.parquet", first=max_train_examples)
+        self.validation = Pairs(source / "validation.parquet")
+
+
+def _study(journal: Path) -> optuna.Study:
+    """On disk, so that trials that were finished before a kill are not run again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))), study_name="fit", load_if_exists=True
+    )
+
+
+def _finished(study: optuna.Study) -> list[Trial]:
+    complete = study.get_trials(states=[TrialState.COMPLETE])
+    return [Trial(number, dict(trial.params), trial.values[0]) for number, trial in enumerate(complete)]
+
+
+def _ask(study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fit) -> optuna.Trial:
+    # seeded by the trial's number, so that a search that goes on after a kill draws what it would have drawn
+    study.sampler = optuna.samplers.RandomSampler(seed=params.seed + number)
+    if number == 0:
+        study.enqueue_trial({name: getattr(fit_, name) for name in params.search})
+    trial = study.ask()
+    for name, dimension in params.search.items():
+        _suggest(trial, name, dimension)
+    return trial
+
+
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
+    if dimension.choices is not None:
+        trial.suggest_categorical(name, dimension.choices)
+    elif _is_whole(name):
+        trial.suggest_int(name, *map(int, dimension.ends()), log=dimension.log)
+    else:
+        trial.suggest_float(name, *dimension.ends(), log=dimension.log)
+
+
+def _is_whole(name: str) -> bool:
+    schema = Fit.model_json_schema()["properties"][name]
+    return any(kind["type"] == "integer" for kind in schema.get("anyOf", [schema]))
+
+
+def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
+    try:
+        return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"params.yaml: tune_hyperparameters -> search: a trial with {_listed(chosen)}: {message}"
+        ) from None
+
+
+def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:
+    """The best of a fit with these settings."""
+    network = base_model(model, data.tokenizer, settings.dropout, settings.seed)
+    curve = fit(network, data.train, data.validation, settings, folder, machine.loader_workers, title)
+    shutil.rmtree(folder)
+    return curve.best()[1]
+
+
+def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:
+    if not trials:
+        return {"trials": 0}
+    return {
+        "trials": len(trials),
+        "best_trial": best.number + 1,
+        "validation_loss": {"first": round(trials[0].validation_loss, 5), "best": round(best.validation_loss, 5)},
+        "settings": {name: value for name, value in best.settings.items() if isinstance(value, int | float)},
+    }
+
+
+def _write_trials(path: Path, trials: list[Trial], search: Mapping[str, Dimension]) -> None:
+    with whole_file(path) as part, part.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["trial", "validation_loss", *search])
+        for trial in trials:
+            settings = [trial.settings[name] for name in search]
+            table.writerow([trial.number + 1, round(trial.validation_loss, 5), *settings])
+
+
+def _conclusion(trials: list[Trial], best: Trial) -> str:
+    if not trials:
+        return "no trials; the settings of fit are kept"
+    place = f"trial {best.number + 1} of {len(trials)}"
+    return f"{place} is best, validation loss {best.validation_loss:.4f}: {_listed(best.settings)}"
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in settings.items())
+
+
+if __name__ == "__main__":
+    launch(main)

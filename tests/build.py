@@ -1,0 +1,27 @@
+"""What several test files build: sections of params.yaml, predictions, and a folder's content for comparisons."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stages.lib.params import Section, read_section
+from stages.lib.predictions import Prediction
+
+PROJECT = Path(__file__).parent.parent
+PARAMS = PROJECT / "params.yaml"
+
+S = TypeVar("S", bound=Section)
+
+
+def section(schema: type[S], **overrides: Any) -> S:
+    """As the project's params.yaml has it, with some values replaced; checked like any other."""
+    return schema.model_validate({**read_section(schema, PARAMS).model_dump(), **overrides})
+
+
+def prediction(text: str, *references: str, **overrides: Any) -> Prediction:
+    values = {"id": "0", "source": "", "stopped": "end", "reference_nats": 1.0, "reference_tokens": 1, **overrides}
+    return Prediction(prediction=text, references=list(references), **values)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path below the folder -> bytes, for every file at any depth."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -1,0 +1,110 @@
+"""Base models: from a folder or from nothing, with every token wired, and refused in one line where they can't be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stages.lib.models import base_model, trained_model
+from stages.lib.params.model import Model
+from stages.lib.process import UserError
+from stages.lib.vocabulary import load_vocabulary
+from tests import tiny
+from tests.build import section
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A pretrained model whose tokenizer has an end but no pad token, like GPT-2's."""
+    own = Tokenizer(models.BPE({"a": 0, "b": 1, "<end>": 2}, []))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>").save_pretrained(tmp_path / "checkpoint")
+    config = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    tokens.pad_token = "<end>"
+    base_model(config, tokens, dropout=None, seed=7).save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def load(folder: Path, dropout: float | None = None) -> tuple[PreTrainedTokenizerBase, Any]:
+    model = section(Model, name="folder", folder=str(folder))
+    tokens = load_vocabulary(model)
+    return tokens, base_model(model, tokens, dropout, seed=1)
+
+
+def test_a_new_pad_token_gets_an_embedding_and_the_old_ones_stay(checkpoint: Path) -> None:
+    before: Any = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight
+    tokens, network = load(checkpoint)
+    after = network.get_input_embeddings().weight
+    assert (len(tokens), len(before), len(after)) == (4, 3, 4)
+    assert torch.equal(before, after[:3])
+    assert network.config.pad_token_id == tokens.pad_token_id != tokens.eos_token_id == network.config.eos_token_id
+
+
+def test_a_saved_model_loads_with_its_tokens_in_place(checkpoint: Path, tmp_path: Path) -> None:
+    tokens, network = load(checkpoint)
+    network.save_pretrained(tmp_path / "saved")
+    loaded: Any = trained_model(tmp_path / "saved")
+    assert loaded.get_input_embeddings().weight.shape[0] == len(tokens)
+    assert loaded.generation_config.pad_token_id == tokens.pad_token_id
+
+
+def test_weights_come_from_the_checkpoint_and_scratch_ones_from_the_seed(checkpoint: Path) -> None:
+    tokens, pretrained = load(checkpoint)
+    scratch = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
+    first, same, other = (base_model(scratch, tokens, None, seed).state_dict() for seed in (1, 1, 2))
+    name = "transformer.h.0.attn.c_attn.weight"
+    assert torch.equal(first[name], same[name])
+    assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first[name], pretrained.state_dict()[name])
+
+
+def test_the_dropout_setting_reaches_every_dropout_of_the_model(checkpoint: Path) -> None:
+    _, network = load(checkpoint, dropout=0.37)
+    assert {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)} == {0.37}
+
+
+def test_pickled_weights_are_refused_with_the_way_out(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no weights \(\*.safetensors\) in .*save_pretrained"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("broken", ["cut off", "empty"])
+def test_broken_weights_are_one_line(checkpoint: Path, broken: str) -> None:
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(weights[: len(weights) // 2] if broken == "cut off" else b"")
+    with pytest.raises(UserError, match="model: can't load") as error:
+        load(checkpoint)
+    assert len(error.value.lines) == 1
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config.json in .*: not the folder of a checkpoint"):
+        load(tmp_path)
+
+
+def test_a_model_of_another_family_is_refused(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "vit", "architectures": ["ViTModel"]}))
+    with pytest.raises(UserError):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "line"),
+    [
+        ({"model_type": "gpt7"}, "transformers knows no `gpt7`"),
+        (tiny.ARCHITECTURE | {"n_layers_": 3}, "n_layers_: no setting of gpt2"),
+        (tiny.ARCHITECTURE | {"n_head": 5}, "model -> architecture: "),
+        (tiny.ARCHITECTURE | {"n_embd": "wide"}, "model -> architecture: "),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_is_one_line(architecture: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError, match=r"params.yaml: model -> architecture") as error:
+        base_model(section(Model, name="scratch", architecture=architecture), tiny.tokenizer(), None, seed=1)
+    assert line in str(error.value)

@@ -1,0 +1,303 @@
+"""params.yaml: the real one is valid, and every mistake in one is told in one line that says where and what to do."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.lib.params import Section, read_section
+from stages.lib.params.evaluate import Evaluate
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.params.predict import Predict
+from stages.lib.params.prepare import Prepare
+from stages.lib.params.tokenize import Tokenize
+from stages.lib.params.tune_hyperparameters import TuneHyperparameters
+from stages.lib.process import UserError
+from tests.build import PARAMS, PROJECT
+
+SECTIONS = (Evaluate, Fit, Machine, Model, Predict, Prepare, Tokenize, TuneHyperparameters)
+GONE = object()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a folder of its own for its params.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+
+def mistakes(edits: dict[str, Any]) -> list[str]:
+    """What a stage that uses only `machine` is told after edits of the real file: {"section.parameter": value}."""
+    yaml = YAML(typ="safe", pure=True)
+    content = yaml.load(PARAMS)
+    for place, value in edits.items():
+        *sections, name = place.split(".")
+        holder = content
+        for part in sections:
+            holder = holder[part]
+        if value is GONE:
+            del holder[name]
+        else:
+            holder[name] = value
+    yaml.dump(content, Path("params.yaml"))
+    return told()
+
+
+def told() -> list[str]:
+    try:
+        read_section(Machine)
+    except UserError as error:
+        return error.lines
+    return []
+
+
+@pytest.mark.parametrize("schema", SECTIONS)
+def test_the_real_file_loads(schema: type[Section]) -> None:
+    assert read_section(schema, PARAMS)
+
+
+def test_every_section_of_the_real_file_has_a_schema_here() -> None:
+    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == set(YAML(typ="safe").load(PARAMS))
+
+
+SEARCH = "tune_hyperparameters.search"
+IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
+
+
+@pytest.mark.parametrize(
+    ("edits", "line"),
+    [
+        pytest.param(
+            {"fit.learning_rate": GONE, "fit.learning_rte": 0.1},
+            "params.yaml: fit -> learning_rte: no such parameter; did you mean learning_rate?",
+            id="misspelt-parameter-is-not-missing-too",
+        ),
+        pytest.param(
+            {"fit.learning_rte": 0.1},
+            "params.yaml: fit -> learning_rte: no such parameter; did you mean learning_rate?",
+            id="unknown-parameter",
+        ),
+        pytest.param(
+            {"machine.zzz": 1},
+            "params.yaml: machine -> zzz: no such parameter; there are generation_batch_size, loader_workers",
+            id="unknown-parameter-like-no-other",
+        ),
+        pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),
+        pytest.param({"fit": GONE}, "params.yaml: fit: missing section", id="missing-section"),
+        pytest.param(
+            {"predit": {}}, "params.yaml: predit: no such section; did you mean predict?", id="unknown-section"
+        ),
+        pytest.param(
+            {"predict": GONE, "predit": {}},
+            "params.yaml: predit: no such section; did you mean predict?",
+            id="misspelt-section-is-not-missing-too",
+        ),
+        pytest.param({"fit": [1]}, "params.yaml: fit: expected parameters, found [1]", id="section-is-a-list"),
+        pytest.param(
+            {"fit.batch_size": "32"},
+            "params.yaml: fit -> batch_size: should be a valid integer, found '32'",
+            id="text-for-a-number",
+        ),
+        pytest.param(
+            {"fit.learning_rate": "fast"},
+            "params.yaml: fit -> learning_rate: should be a valid number, found 'fast'",
+            id="word-for-a-number",
+        ),
+        pytest.param(
+            {"fit.seed": True},
+            "params.yaml: fit -> seed: should be a valid integer, found True",
+            id="true-for-a-number",
+        ),
+        pytest.param(
+            {"predict.before_training": 1},
+            "params.yaml: predict -> before_training: should be a valid boolean, found 1",
+            id="number-for-true",
+        ),
+        pytest.param(
+            {"fit.batch_size": None},
+            "params.yaml: fit -> batch_size: should be a valid integer, found None",
+            id="null-for-a-number",
+        ),
+        pytest.param(
+            {"fit.dropout": 1.5}, "params.yaml: fit -> dropout: should be less than 1, found 1.5", id="out-of-range"
+        ),
+        pytest.param(
+            {"fit.schedule": "cosin"},
+            "params.yaml: fit -> schedule: should be 'cosine', 'linear' or 'constant', found 'cosin'",
+            id="not-one-of-the-choices",
+        ),
+        pytest.param(
+            {"fit.batch_size": 32, "fit.micro_batches": 5},
+            "params.yaml: fit -> batch_size: 32 is no multiple of micro_batches: 5",
+            id="batch-in-uneven-parts",
+        ),
+        pytest.param(
+            {"model.name": "./mine"},
+            "params.yaml: model -> name: `./mine` is a path; write `name: folder` and put the path in `folder`",
+            id="path-for-a-model-name",
+        ),
+        pytest.param(
+            {"model.name": "scratch", "model.architecture": {}},
+            "params.yaml: model -> architecture -> model_type: missing, for example `gpt2`",
+            id="architecture-without-type",
+        ),
+        pytest.param(
+            {"prepare.train": "../train.csv"},
+            "params.yaml: prepare -> train: `../train.csv` is outside prepare.folder, so DVC would not see it change",
+            id="file-above-the-folder",
+        ),
+        pytest.param(
+            {"prepare.test": "/data/test.csv"},
+            "params.yaml: prepare -> test: `/data/test.csv` is outside prepare.folder, so DVC would not see it change",
+            id="file-elsewhere",
+        ),
+        pytest.param(
+            {"tokenize.prompt": "Say it:"},
+            "params.yaml: tokenize -> prompt: must contain {source}, the place where the source text goes",
+            id="prompt-without-source",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rte": {"low": 0.1, "high": 0.2}}},
+            f"{IN_SEARCH}: learning_rte: no such parameter of fit; did you mean learning_rate?",
+            id="search-over-no-setting-of-fit",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"low": -1.0, "high": 0.2}}},
+            f"{IN_SEARCH}: learning_rate: Input should be greater than 0, found -1.0",
+            id="search-out-of-range",
+        ),
+        pytest.param(
+            {SEARCH: {"dropout": {"low": 0.1, "high": 2.0}}},
+            f"{IN_SEARCH}: dropout: Input should be less than 1, found 2.0",
+            id="search-out-of-range-of-what-may-be-null",
+        ),
+        pytest.param(
+            {SEARCH: {"schedule": {"choices": ["cosin"]}}},
+            f"{IN_SEARCH}: schedule: Input should be 'cosine', 'linear' or 'constant', found 'cosin'",
+            id="search-over-an-unknown-choice",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"low": 0.2, "high": 0.1}}},
+            f"{IN_SEARCH} -> learning_rate: give `choices`, or `low` and a larger `high`",
+            id="search-upside-down",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"lowe": 0.1, "high": 0.2}}},
+            f"{IN_SEARCH} -> learning_rate -> lowe: no such parameter; did you mean low?",
+            id="misspelt-in-search",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"low": "x", "high": 0.2}}},
+            f"{IN_SEARCH} -> learning_rate -> low: should be a valid number, found 'x'",
+            id="word-for-a-number-in-search",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(edits: dict[str, Any], line: str) -> None:
+    assert mistakes(edits) == [line]
+
+
+def test_mistakes_of_all_sections_are_told_at_once() -> None:
+    edits = {"fit.seed": GONE, "fit.epochs": 0, "predict.beams": 1, "tokenize.prompt": "", "predit": {}}
+    places = {line.removeprefix("params.yaml: ").partition(": ")[0] for line in mistakes(edits)}
+    assert places == {"fit -> seed", "fit -> epochs", "predict -> beams", "tokenize -> prompt", "predit"}
+
+
+@pytest.mark.parametrize("written", ["1e-05", "2e-5", "5E-4", "0.001", "1"])
+def test_a_number_as_dvc_or_a_hand_writes_it_is_a_float(written: str) -> None:
+    text = re.sub(r"(?m)^  learning_rate: \S+", f"  learning_rate: {written}", PARAMS.read_text("utf-8"))
+    Path("params.yaml").write_text(text, "utf-8")
+    rate = read_section(Fit).learning_rate
+    assert (rate, type(rate)) == (float(written), float)
+
+
+def test_null_is_a_value_where_the_comments_say_so() -> None:
+    places = (
+        "prepare.validation",
+        "prepare.test",
+        "tune_hyperparameters.max_train_examples",
+        "fit.dropout",
+        "fit.early_stopping_patience",
+        "predict.top_k",
+    )
+    assert mistakes(dict.fromkeys(places)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension"),
+    [
+        ("learning_rate", {"low": 0.001, "high": 0.1, "log": True}),
+        ("batch_size", {"choices": [16, 32]}),
+        ("batch_size", {"low": 16, "high": 64}),
+        ("schedule", {"choices": ["cosine", "linear"]}),
+        ("precision", {"choices": ["float32", "bfloat16"]}),
+        ("dropout", {"low": 0.0, "high": 0.3}),
+        ("dropout", {"choices": [None, 0.1]}),
+        ("early_stopping_patience", {"choices": [None, 3]}),
+    ],
+)
+def test_any_setting_of_fit_can_be_searched(name: str, dimension: dict[str, Any]) -> None:
+    assert mistakes({SEARCH: {name: dimension}}) == []
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param("\tseed: 1", id="tab"),
+        pytest.param("  seed: 1\n  seed: 2", id="given-twice"),
+        pytest.param("  seed: [1", id="bracket"),
+        pytest.param("  seed: 1: 2", id="two-colons"),
+        pytest.param('  seed: "1', id="quote"),
+    ],
+)
+def test_broken_yaml_is_told_with_its_line(ending: str) -> None:
+    Path("params.yaml").write_text(f"fit:\n  epochs: 1\n{ending}\n", "utf-8")
+    (line,) = told()
+    assert re.fullmatch(r"params\.yaml: line [345]: not valid YAML: .+", line)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"- fit\n- predict\n", id="list"),
+        pytest.param(b"fit\n", id="word"),
+        pytest.param(b"fit: \x00\n", id="control-character"),
+        pytest.param("fit: \xe9\n".encode("latin-1"), id="not-utf-8"),
+    ],
+)
+def test_a_file_without_sections_is_told_in_one_line(content: bytes) -> None:
+    Path("params.yaml").write_bytes(content)
+    (line,) = told()
+    assert re.fullmatch(r"params\.yaml: .+", line)
+
+
+def test_a_section_whose_name_is_a_number_is_told_without_traceback() -> None:
+    Path("params.yaml").write_text(PARAMS.read_text("utf-8") + "\n1: {}\n", "utf-8")
+    (line,) = told()
+    assert line.startswith("params.yaml: 1: no such section")
+
+
+def test_no_file_at_all_says_where_to_run_from() -> None:
+    assert told() == ["params.yaml: no such file; run from the project's top folder"]
+
+
+def test_a_stage_with_a_mistake_exits_with_2_and_no_traceback() -> None:
+    text, edits = re.subn(r"(?m)^  learning_rate:", "  learning_rte:", PARAMS.read_text("utf-8"))
+    assert edits == 1
+    Path("params.yaml").write_text(text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "params.yaml: fit -> learning_rte: no such parameter; did you mean learning_rate?\n"

@@ -1,0 +1,180 @@
+"""The promises that only a real `dvc repro` can show, on a copy of the project with a model of two narrow layers."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict", "evaluate"]
+HEAVY = STAGES[:-1]
+
+TINY = {
+    "train: places.csv": "train: train.csv",
+    "validation: null": "validation: validation.csv",
+    "test: null": "test: test.csv",
+    "n_layer: 3": "n_layer: 2",
+    "n_embd: \\d+": "n_embd: 32",
+    "n_head: \\d+": "n_head: 2",
+    "vocabulary_size: \\d+": "vocabulary_size: 300",
+    "trials: \\d+": "trials: 2",
+    "\n  epochs: \\d+": "\n  epochs: 1",
+    "validations: \\d+": "validations: 2",
+    "max_new_tokens: \\d+": "max_new_tokens: 8",
+}
+
+pytestmark = pytest.mark.pipeline
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def ran(output: str) -> list[str]:
+    """Stages whose command was run, in order."""
+    return re.findall(r"Running stage '([\w-]+)'", output)
+
+
+def edit(folder: Path, pattern: str, replacement: str, file: str = "params.yaml") -> None:
+    text = (folder / file).read_text()
+    changed, count = re.subn(pattern, replacement, text)
+    assert count, f"{pattern} is not in {file}"
+    (folder / file).write_text(changed)
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """What git would clone, with a hundred rows of the sample as three files."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(PROJECT / name, folder / name)
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("stages", "data/raw"):
+        shutil.copytree(PROJECT / name, folder / name, ignore=ignored)
+    for pattern, replacement in TINY.items():
+        edit(folder, pattern, replacement)
+    header, *rows = (folder / "data/raw/places/places.csv").read_text().splitlines(keepends=True)
+    (folder / "data/raw/places/places.csv").unlink()
+    for name, part in (("train", rows[:80]), ("validation", rows[400:410]), ("test", rows[800:812])):
+        (folder / f"data/raw/places/{name}.csv").write_text("".join([header, *part]))
+    run(folder, "git", "init", "-q", "-b", "main")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "git", "config", "user.name", "test")
+    run(folder, "git", "config", "user.email", "test@example.org")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reproduced once and committed; each test leaves it as it was."""
+    folder = copy_of_the_project(tmp_path_factory.mktemp("project"))
+    assert ran(run(folder, "dvc", "repro")) == STAGES
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-q", "-m", "reproduced")
+    return folder
+
+
+@pytest.fixture
+def restored(project: Path) -> Path:
+    run(project, "git", "checkout", "-q", ".")
+    run(project, "dvc", "checkout", "-q", "--force")
+    return project
+
+
+def test_a_second_run_runs_no_stage_and_changes_no_file(restored: Path) -> None:
+    assert ran(run(restored, "dvc", "repro")) == []
+    assert run(restored, "git", "status", "--porcelain") == ""
+
+
+def test_two_clean_runs_give_the_same_lock_and_metrics(restored: Path, tmp_path: Path) -> None:
+    other = copy_of_the_project(tmp_path)
+    run(other, "dvc", "repro")
+    for file in [Path("dvc.lock"), *(path.relative_to(restored) for path in restored.glob("metrics/**/*.*"))]:
+        assert (other / file).read_bytes() == (restored / file).read_bytes(), file
+
+
+def test_nothing_in_an_out_names_this_machine(restored: Path) -> None:
+    for file in restored.glob("data/*/**/*.*"):
+        if "raw" not in file.parts:
+            assert str(restored).encode() not in file.read_bytes(), file
+
+
+def more_test_data(folder: Path) -> None:
+    with (folder / "data/raw/places/test.csv").open("a") as rows:
+        rows.write('name: The New Inn; kind: pub,"The New Inn is a pub."\n')
+
+
+EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "a comment": (lambda folder: edit(folder, "# peak; ", "# at most; "), []),
+    "what fits the machine": (lambda folder: edit(folder, "generation_batch_size: 64", "generation_batch_size: 3"), []),
+    "a convention of a metric": (lambda folder: edit(folder, "lowercase: false", "lowercase: true"), ["evaluate"]),
+    "a setting of decoding": (
+        lambda folder: edit(folder, "strategy: greedy", "strategy: beam"),
+        ["predict", "evaluate"],
+    ),
+    "test data": (more_test_data, ["prepare", "tokenize", "predict", "evaluate"]),
+    "the length of the fit": (
+        lambda folder: edit(folder, "epochs: 1 +# passes over the training", "epochs: 2  # passes over the training"),
+        ["train", "predict", "evaluate"],
+    ),
+    "code of the scores": (
+        lambda folder: edit(folder, "100 \\* _mean", "100.0 * _mean", file="stages/lib/scores.py"),
+        ["evaluate"],
+    ),
+    "a section that this stage does not use": (
+        lambda folder: edit(folder, "top_k: Annotated", "top_k : Annotated", file="stages/lib/params/predict.py"),
+        ["predict"],  # its predictions come out the same, so that nothing is scored again
+    ),
+}
+
+
+@pytest.mark.parametrize("edited", EDITS)
+def test_an_edit_reruns_what_it_touches(restored: Path, edited: str) -> None:
+    change, expected = EDITS[edited]
+    change(restored)
+    assert ran(run(restored, "dvc", "repro")) == expected
+
+
+def test_an_experiment_runs_with_a_parameter_of_its_own(restored: Path) -> None:
+    output = run(restored, "dvc", "exp", "run", "-S", "fit.learning_rate=1e-5", "-S", "fit.epochs=1")
+    assert ran(output) == ["tune-hyperparameters", "train", "predict", "evaluate"]
+    account = json.loads((restored / "metrics/tune_hyperparameters.json").read_text())
+    assert account["trials"] == 2
+    assert "1e-05" in (restored / "params.yaml").read_text()
+
+
+def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Path) -> None:
+    run(restored, "dvc", "exp", "run", "-S", "tune_hyperparameters.trials=0")
+    assert json.loads((restored / "data/tune_hyperparameters/best.json").read_text()) == {}
+
+
+def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
+    model = (restored / "data/train/model/model.safetensors").read_bytes()
+    edit(restored, "source_column: facts", "source_column: fact")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    failed = subprocess.run(["dvc", "repro"], cwd=restored, env=environment, capture_output=True, text=True)
+    assert failed.returncode
+    assert "data/raw/places/train.csv: no column fact; there are facts, text" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    edit(restored, "source_column: fact ", "source_column: facts ")
+    assert ran(run(restored, "dvc", "repro")) == []
+    assert (restored / "data/train/model/model.safetensors").read_bytes() == model
+
+
+def test_a_colleague_pulls_every_heavy_stage_instead_of_running_it(restored: Path, tmp_path: Path) -> None:
+    run(restored, "dvc", "remote", "add", "--local", "--force", "-d", "team", str(tmp_path / "remote"))
+    run(restored, "dvc", "push", "--run-cache", "-q")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(restored), str(clone))
+    run(clone, "dvc", "remote", "add", "--local", "-d", "team", str(tmp_path / "remote"))
+    output = run(clone, "dvc", "repro", "--pull")
+    assert not set(ran(output)) & set(HEAVY)
+    assert (clone / "data/train/model/model.safetensors").is_file()
+    assert run(clone, "git", "status", "--porcelain") == ""
