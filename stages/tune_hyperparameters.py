@@ -60,11 +60,12 @@ def run(
         data = _Data(source, params.max_train_examples)
     for number in range(len(trials), params.trials):
         trial = _ask(study, number, params, fit_)
-        settings = _settings(fit_, trial.params, params.epochs)
+        chosen = _rounded(trial.params)
+        settings = _settings(fit_, chosen, params.epochs)
         title = f"trial {number + 1}/{params.trials}"
         loss = _validation_loss(settings, data, model, machine, folder / "fit", title)
         study.tell(trial, loss)
-        trials.append(Trial(number, dict(trial.params), loss))
+        trials.append(Trial(number, chosen, loss))
     best = min(trials, key=lambda trial: trial.validation_loss, default=Trial(0, {}, 0.0))
     write_json(target / "best.json", best.settings)
     write_json(target / "account.json", _account(trials, best))
@@ -91,7 +92,7 @@ def _study(journal: Path) -> optuna.Study:
 
 def _finished(study: optuna.Study) -> list[Trial]:
     complete = study.get_trials(states=[TrialState.COMPLETE])
-    return [Trial(number, dict(trial.params), trial.values[0]) for number, trial in enumerate(complete)]
+    return [Trial(number, _rounded(trial.params), trial.values[0]) for number, trial in enumerate(complete)]
 
 
 def _ask(study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fit) -> optuna.Trial:
@@ -103,6 +104,11 @@ def _ask(study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fi
     for name, dimension in params.search.items():
         _suggest(trial, name, dimension)
     return trial
+
+
+def _rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """To four digits: as many as a person would copy, and no search is finer."""
+    return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in settings.items()}
 
 
 def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
@@ -165,7 +171,7 @@ def _conclusion(trials: list[Trial], best: Trial) -> str:
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 if __name__ == "__main__":
