@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # progress bars: once a second is enough for the eye and short in a log
 export TQDM_MININTERVAL := 1
 
-.PHONY: help repro reruns test test-slow bench check format clean
+.PHONY: help repro reruns test bench check format clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -23,16 +23,13 @@ reruns: $(READY)  ## say which stages would run, and why
 	@python -m stages.tools.reruns
 
 test: $(READY)  ## the tests
-	@pytest -m "not slow"
+	@pytest
 
-test-slow: $(READY)  ## the tests that train for minutes
-	@pytest -m slow
-
-bench: $(READY)  ## the measurements
-	@for file in tests/benchmarks/*.py; do python -m tests.benchmarks.$$(basename $$file .py) || exit; done
+bench: $(READY)  ## the measurements; CHECKPOINT=folder of a small pretrained causal model
+	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 
 check: $(READY)  ## formatting, types and tests
-	@ruff check . && ruff format --check . && mypy && pytest -m "not slow"
+	@ruff check . && ruff format --check . && mypy && pytest
 
 format: $(READY)  ## put the code into shape
 	@ruff check --fix . && ruff format .

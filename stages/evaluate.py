@@ -8,8 +8,7 @@ Random: nothing.
 
 import csv
 import math
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,15 @@ def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) 
         (len(prediction.references[0].split()), len(prediction.prediction.split())) for prediction in predictions
     ]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
-    shutil.copyfile(source / "tune_hyperparameters/trials.csv", folder / "trials.csv")
+    _write_csv(folder / "trials.csv", ("trial", "validation_loss"), _trials(source / "tune_hyperparameters/trials.csv"))
+
+
+def _trials(table: Path) -> Iterator[tuple[str, str]]:
+    """A label that says what was tried, and how it did."""
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            number, loss = row.pop("trial"), row.pop("validation_loss")
+            yield f"{number}: {', '.join(f'{name} {value}' for name, value in row.items())}", loss
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -59,8 +59,7 @@ def run(
     if params.trials:
         data = _Data(source, params.max_train_examples)
     for number in range(len(trials), params.trials):
-        trial = _ask(study, number, params, fit_)
-        chosen = _rounded(trial.params)
+        trial, chosen = _ask(study, number, params, fit_)
         settings = _settings(fit_, chosen, params.epochs)
         title = f"trial {number + 1}/{params.trials}"
         loss = _validation_loss(settings, data, model, machine, folder / "fit", title)
@@ -92,32 +91,31 @@ def _study(journal: Path) -> optuna.Study:
 
 def _finished(study: optuna.Study) -> list[Trial]:
     complete = study.get_trials(states=[TrialState.COMPLETE])
-    return [Trial(number, _rounded(trial.params), trial.values[0]) for number, trial in enumerate(complete)]
+    return [Trial(number, trial.user_attrs["settings"], trial.values[0]) for number, trial in enumerate(complete)]
 
 
-def _ask(study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fit) -> optuna.Trial:
+def _ask(
+    study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fit
+) -> tuple[optuna.Trial, dict[str, Any]]:
+    """A new trial and its settings: those of params.yaml for the first, drawn for the others."""
     # seeded by the trial's number, so that a search that goes on after a kill draws what it would have drawn
     study.sampler = optuna.samplers.RandomSampler(seed=params.seed + number)
-    if number == 0:
-        study.enqueue_trial({name: getattr(fit_, name) for name in params.search})
     trial = study.ask()
-    for name, dimension in params.search.items():
-        _suggest(trial, name, dimension)
-    return trial
-
-
-def _rounded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """To four digits: as many as a person would copy, and no search is finer."""
-    return {name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in settings.items()}
-
-
-def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> None:
-    if dimension.choices is not None:
-        trial.suggest_categorical(name, dimension.choices)
-    elif _is_whole(name):
-        trial.suggest_int(name, *map(int, dimension.ends()), log=dimension.log)
+    if number == 0:
+        chosen = {name: getattr(fit_, name) for name in params.search}
     else:
-        trial.suggest_float(name, *dimension.ends(), log=dimension.log)
+        chosen = {name: _suggest(trial, name, dimension) for name, dimension in params.search.items()}
+    trial.set_user_attr("settings", chosen)
+    return trial, chosen
+
+
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    if dimension.choices is not None:
+        return trial.suggest_categorical(name, dimension.choices)
+    if _is_whole(name):
+        return trial.suggest_int(name, *map(int, dimension.ends()), log=dimension.log)
+    # four digits: as many as a person would copy, and no search is finer
+    return float(f"{trial.suggest_float(name, *dimension.ends(), log=dimension.log):.4g}")
 
 
 def _is_whole(name: str) -> bool:

@@ -1,0 +1,61 @@
+"""A stage as a process: how it ends when its user is wrong, and when its parent is gone."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.lib.params import PARAMS
+from stages.lib.process import UserError, launch
+from stages.tools import check_params
+
+
+def test_mistakes_end_with_code_2_and_only_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError(["first: do this", "second: do that"])
+
+    with pytest.raises(SystemExit) as end:
+        launch(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "first: do this\nsecond: do that\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_a_stage_does_not_outlive_the_dvc_that_started_it(tmp_path: Path) -> None:
+    stage = f"""
+import pathlib, os, time
+from stages.lib.process import launch
+def main():
+    pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+    time.sleep(60)
+launch(main)
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while Path(f"/proc/{child}").exists() and "zombie" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < deadline, f"process {child} is still alive"
+        time.sleep(0.05)
+
+
+def test_files_that_are_not_there_are_all_named_before_work_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        PARAMS.read_text().replace("train: places.csv", "train: place.csv").replace("data/raw/model", "data/raw/modl")
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        check_params.main()
+    assert error.value.lines[0] == "params.yaml: prepare -> train: no file data/raw/places/place.csv"
+    assert error.value.lines[1].startswith("params.yaml: model -> folder: no folder data/raw/modl")

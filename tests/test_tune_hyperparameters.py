@@ -1,0 +1,124 @@
+"""The search: what it tries, what it chooses, and that a killed one goes on where it was."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import tune_hyperparameters
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.params.tune_hyperparameters import TuneHyperparameters
+from stages.lib.process import UserError
+from tests import tiny
+from tests.build import contents, section
+
+SEARCH = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "early_stopping_patience": {"low": 2, "high": 9}}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Fit]:
+    """The settings of each trial, in place of a fit; its loss is the learning rate's distance from 0.002."""
+    seen: list[Fit] = []
+
+    def loss(settings: Fit, *_: Any) -> float:
+        seen.append(settings)
+        return abs(settings.learning_rate - 0.002)
+
+    monkeypatch.setattr(tune_hyperparameters, "_validation_loss", loss)
+    tokens = tiny.tokenizer()
+    for split in ("train", "validation"):
+        tiny.pairs(tokens, tmp_path / f"ids/{split}.parquet")
+    tokens.save_pretrained(tmp_path / "ids/tokenizer")
+    return seen
+
+
+def search(folder: Path, name: str = "run", **overrides: Any) -> Path:
+    params = section(TuneHyperparameters, **({"trials": 6, "search": SEARCH, "epochs": 1.5} | overrides))
+    fit = section(Fit, learning_rate=0.009, early_stopping_patience=None)
+    target, scratch = folder / name, folder / f"{name}-scratch"
+    scratch.mkdir(exist_ok=True)
+    tune_hyperparameters.run(
+        params, fit, section(Model), section(Machine), source=folder / "ids", target=target, folder=scratch
+    )
+    return target
+
+
+def best(target: Path) -> dict[str, Any]:
+    return dict(json.loads((target / "best.json").read_text()))
+
+
+def test_the_first_trial_has_the_settings_of_params(tried: list[Fit], tmp_path: Path) -> None:
+    search(tmp_path)
+    assert (tried[0].learning_rate, tried[0].early_stopping_patience) == (0.009, None)
+
+
+def test_trials_differ_within_the_range_and_are_as_short_as_asked(tried: list[Fit], tmp_path: Path) -> None:
+    search(tmp_path)
+    assert len({settings.learning_rate for settings in tried}) == len(tried) == 6
+    for settings in tried[1:]:
+        assert 1e-4 <= settings.learning_rate <= 1e-2
+        assert settings.early_stopping_patience in range(2, 10)
+        assert settings.epochs == 1.5
+
+
+def test_the_best_trial_is_chosen_and_its_settings_alone(tried: list[Fit], tmp_path: Path) -> None:
+    found = best(search(tmp_path))
+    assert found["learning_rate"] == min(tried, key=lambda s: abs(s.learning_rate - 0.002)).learning_rate
+    assert found.keys() == SEARCH.keys()
+
+
+def test_the_settings_of_params_win_where_nothing_is_better(tried: list[Fit], tmp_path: Path) -> None:
+    found = best(search(tmp_path, search={"learning_rate": {"low": 0.01, "high": 0.1}}))
+    assert found == {"learning_rate": 0.009}
+
+
+def test_without_trials_nothing_is_replaced(tried: list[Fit], tmp_path: Path) -> None:
+    assert best(search(tmp_path, trials=0)) == {}
+    assert tried == []
+
+
+def test_choices_may_be_words(tried: list[Fit], tmp_path: Path) -> None:
+    found = best(search(tmp_path, search={"schedule": {"choices": ["cosine", "linear"]}}))
+    assert found["schedule"] in ("cosine", "linear")
+
+
+def test_settings_that_do_not_go_together_are_one_line() -> None:
+    fit = section(Fit, micro_batches=2)
+    with pytest.raises(UserError, match=r"search: a trial with batch_size 7: .*no multiple of micro_batches"):
+        tune_hyperparameters._settings(fit, {"batch_size": 7}, epochs=1.0)
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_a_killed_search_repeats_no_finished_trial_and_ends_alike(
+    tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    expected = contents(search(tmp_path, "unbroken"))
+    loss: Callable[..., float] = vars(tune_hyperparameters)["_validation_loss"]
+    tried.clear()
+
+    def killed(settings: Fit, *rest: Any) -> float:
+        if len(tried) == after:
+            raise Killed
+        return loss(settings, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_hyperparameters, "_validation_loss", killed)
+        with pytest.raises(Killed):
+            search(tmp_path, "broken")
+    assert contents(search(tmp_path, "broken")) == expected
+    assert len(tried) == 6
+
+
+def test_the_table_holds_every_trial(tried: list[Fit], tmp_path: Path) -> None:
+    with (search(tmp_path) / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["learning_rate"]) for row in rows] == [settings.learning_rate for settings in tried]
