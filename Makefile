@@ -5,11 +5,10 @@ VENV := .venv
 READY := $(VENV)/ready
 # stages are run by DVC as `python -m stages.…`: that must be this environment's python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-export HF_HUB_DISABLE_TELEMETRY := 1
 # progress bars: once a second is enough for the eye and short in a log
 export TQDM_MININTERVAL := 1
 
-.PHONY: help repro reruns test bench check format clean
+.PHONY: help repro reruns test lint check bench format clean
 .DEFAULT_GOAL := help
 
 help:  ## what can be made
@@ -28,8 +27,10 @@ test: $(READY)  ## the tests
 bench: $(READY)  ## the measurements; CHECKPOINT=folder of a small pretrained causal model
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 
-check: $(READY)  ## formatting, types and tests
-	@ruff check . && ruff format --check . && mypy && pytest
+lint: $(READY)  ## style, formatting and types
+	@ruff check . && ruff format --check . && mypy
+
+check: lint test  ## all that has to pass before a commit
 
 format: $(READY)  ## put the code into shape
 	@ruff check --fix . && ruff format .

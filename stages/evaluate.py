@@ -80,11 +80,12 @@ def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) 
 
 
 def _trials(table: Path) -> Iterator[tuple[str, str]]:
-    """A label that says what was tried, and how it did."""
+    """A label that says what was tried, and the loss, where the trial came to one."""
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
             number, loss = row.pop("trial"), row.pop("validation_loss")
-            yield f"{number}: {', '.join(f'{name} {value}' for name, value in row.items())}", loss
+            if loss:
+                yield f"{number}: {', '.join(f'{name} {value}' for name, value in row.items())}", loss
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,6 +9,7 @@ Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergs
 """
 
 import csv
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from stages.lib.files import whole_file, write_json
-from stages.lib.fitting import fit
+from stages.lib.fitting import Diverged, fit
 from stages.lib.models import base_model
 from stages.lib.pairs import Pairs
 from stages.lib.params import read_section
@@ -66,6 +67,8 @@ def run(
         study.tell(trial, loss)
         trials.append(Trial(number, chosen, loss))
     best = min(trials, key=lambda trial: trial.validation_loss, default=Trial(0, {}, 0.0))
+    if math.isinf(best.validation_loss):
+        raise UserError("tune-hyperparameters: no trial has a finite loss; lower fit.learning_rate and its search")
     write_json(target / "best.json", best.settings)
     write_json(target / "account.json", _account(trials, best))
     _write_trials(target / "trials.csv", trials, params.search)
@@ -99,7 +102,7 @@ def _ask(
 ) -> tuple[optuna.Trial, dict[str, Any]]:
     """A new trial and its settings: those of params.yaml for the first, drawn for the others."""
     # seeded by the trial's number, so that a search that goes on after a kill draws what it would have drawn
-    study.sampler = optuna.samplers.RandomSampler(seed=params.seed + number)
+    study.sampler = optuna.samplers.RandomSampler(seed=1000 * params.seed + number)
     trial = study.ask()
     if number == 0:
         chosen = {name: getattr(fit_, name) for name in params.search}
@@ -134,11 +137,15 @@ def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
 
 
 def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:
-    """The best of a fit with these settings."""
+    """The best of a fit with these settings; infinite where they wreck the model, which rules them out."""
     network = base_model(model, data.tokenizer, settings.dropout, settings.seed)
-    curve = fit(network, data.train, data.validation, settings, folder, machine.loader_workers, title)
-    shutil.rmtree(folder)
-    return curve.best()[1]
+    try:
+        return fit(network, data.train, data.validation, settings, folder, machine.loader_workers, title).best()[1]
+    except Diverged as error:
+        print(f"tune-hyperparameters: {error}")
+        return math.inf
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:
@@ -147,7 +154,7 @@ def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:
     return {
         "trials": len(trials),
         "best_trial": best.number + 1,
-        "validation_loss": {"first": round(trials[0].validation_loss, 5), "best": round(best.validation_loss, 5)},
+        "validation_loss": round(best.validation_loss, 5),
         "settings": {name: value for name, value in best.settings.items() if isinstance(value, int | float)},
     }
 
@@ -158,7 +165,8 @@ def _write_trials(path: Path, trials: list[Trial], search: Mapping[str, Dimensio
         table.writerow(["trial", "validation_loss", *search])
         for trial in trials:
             settings = [trial.settings[name] for name in search]
-            table.writerow([trial.number + 1, round(trial.validation_loss, 5), *settings])
+            loss = round(trial.validation_loss, 5) if math.isfinite(trial.validation_loss) else ""
+            table.writerow([trial.number + 1, loss, *settings])
 
 
 def _conclusion(trials: list[Trial], best: Trial) -> str:

@@ -7,13 +7,13 @@ from stages.lib.params import Section, read_section
 from stages.lib.predictions import Prediction
 
 PROJECT = Path(__file__).parent.parent
-PARAMS = PROJECT / "params.yaml"
+PARAMS = PROJECT / "tests/params.yaml"
 
 S = TypeVar("S", bound=Section)
 
 
 def section(schema: type[S], **overrides: Any) -> S:
-    """As the project's params.yaml has it, with some values replaced; checked like any other."""
+    """As the params.yaml of the tests has it, with some values replaced; checked like any other."""
     return schema.model_validate({**read_section(schema, PARAMS).model_dump(), **overrides})
 
 

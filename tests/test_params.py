@@ -59,11 +59,13 @@ def told() -> list[str]:
 
 @pytest.mark.parametrize("schema", SECTIONS)
 def test_the_real_file_loads(schema: type[Section]) -> None:
-    assert read_section(schema, PARAMS)
+    assert read_section(schema, PROJECT / "params.yaml")
 
 
 def test_every_section_of_the_real_file_has_a_schema_here() -> None:
-    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == set(YAML(typ="safe").load(PARAMS))
+    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == set(
+        YAML(typ="safe").load(PROJECT / "params.yaml")
+    )
 
 
 SEARCH = "tune_hyperparameters.search"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.params import PARAMS
 from stages.lib.process import UserError, launch
 from stages.tools import check_params
+from tests.build import PARAMS
 
 
 def test_mistakes_end_with_code_2_and_only_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,11 +51,11 @@ def test_files_that_are_not_there_are_all_named_before_work_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (
-        PARAMS.read_text().replace("train: places.csv", "train: place.csv").replace("data/raw/model", "data/raw/modl")
+        PARAMS.read_text().replace("train: train.csv", "train: trains.csv").replace("data/raw/model", "data/raw/modl")
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         check_params.main()
-    assert error.value.lines[0] == "params.yaml: prepare -> train: no file data/raw/places/place.csv"
-    assert error.value.lines[1].startswith("params.yaml: model -> folder: no folder data/raw/modl")
+    assert error.value.lines[0] == "params.yaml: prepare -> train: no file data/raw/places/trains.csv"
+    assert error.value.lines[-1].startswith("params.yaml: model -> folder: no folder data/raw/modl")

@@ -17,6 +17,8 @@ from stages.lib.process import UserError
 from tests import tiny
 from tests.build import contents, section
 
+_validation_loss = tune_hyperparameters._validation_loss  # the real one, before `tried` replaces it
+
 SEARCH = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "early_stopping_patience": {"low": 2, "high": 9}}
 
 
@@ -43,12 +45,11 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Fit]:
 
 def search(folder: Path, name: str = "run", **overrides: Any) -> Path:
     params = section(TuneHyperparameters, **({"trials": 6, "search": SEARCH, "epochs": 1.5} | overrides))
-    fit = section(Fit, learning_rate=0.009, early_stopping_patience=None)
+    fit = section(Fit, learning_rate=0.009, early_stopping_patience=None, max_grad_norm=1e20, batch_size=4)
     target, scratch = folder / name, folder / f"{name}-scratch"
     scratch.mkdir(exist_ok=True)
-    tune_hyperparameters.run(
-        params, fit, section(Model), section(Machine), source=folder / "ids", target=target, folder=scratch
-    )
+    model = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
+    tune_hyperparameters.run(params, fit, model, section(Machine), source=folder / "ids", target=target, folder=scratch)
     return target
 
 
@@ -95,6 +96,17 @@ def test_settings_that_do_not_go_together_are_one_line() -> None:
     fit = section(Fit, micro_batches=2)
     with pytest.raises(UserError, match=r"search: a trial with batch_size 7: .*no multiple of micro_batches"):
         tune_hyperparameters._settings(fit, {"batch_size": 7}, epochs=1.0)
+
+
+def test_a_trial_that_wrecks_the_model_is_ruled_out_and_the_search_goes_on(
+    tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_hyperparameters, "_validation_loss", _validation_loss)
+    rates = {"learning_rate": {"choices": [1e20]}}
+    target = search(tmp_path, search=rates, trials=2, epochs=2.0)
+    assert best(target) == {"learning_rate": 0.009}
+    with (target / "trials.csv").open() as file:
+        assert [row["validation_loss"] == "" for row in csv.DictReader(file)] == [False, True]
 
 
 @pytest.mark.parametrize("after", [1, 4])

@@ -41,6 +41,10 @@ _POOL = 50  # batches whose pairs are sorted by length together: enough for litt
 _CURVE_POINTS = 100
 
 
+class Diverged(UserError):
+    """The loss of a fit is no longer a finite number."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """Losses in nats a target token, by update step; training loss as optimised, label smoothing included."""
@@ -63,7 +67,8 @@ def fit(
         title: of the progress bar.
 
     Raises:
-        UserError: a pair is longer than the model's context, or the loss is no longer a finite number.
+        UserError: a pair is longer than the model's context.
+        Diverged: the loss is no longer a finite number.
     """
     _check_room(network, train)
     steps = update_steps(len(train), settings)
@@ -245,7 +250,7 @@ class _Progress(TrainerCallback):
         for name, label in (("loss", "train"), ("eval_loss", "validation")):
             if (value := kwargs["logs"].get(name)) is not None:
                 if not math.isfinite(value):
-                    raise UserError(
+                    raise Diverged(
                         f"{self._title}: the {label} loss is {value} at step {state.global_step}; "
                         f"lower fit.learning_rate or fit.max_grad_norm"
                     )

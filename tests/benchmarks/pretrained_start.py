@@ -14,6 +14,7 @@ from stages import prepare, tokenize
 from stages.lib.fitting import fit
 from stages.lib.models import base_model
 from stages.lib.pairs import Pairs
+from stages.lib.params import read_section
 from stages.lib.params.fit import Fit
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
@@ -30,7 +31,7 @@ def main(checkpoint: Path, learning_rate: float) -> None:
     random = section(Model, name="scratch", architecture=_architecture(checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        prepare.run(section(Prepare), target=data / "prepare")
+        prepare.run(read_section(Prepare), target=data / "prepare")
         roomy = section(Tokenize, max_source_tokens=256, max_target_tokens=224)
         tokenize.run(roomy, pretrained, source=data / "prepare", target=data / "tokenize")
         losses: dict[str, list[float]] = {"pretrained": [], "random": []}
