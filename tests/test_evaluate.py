@@ -165,7 +165,10 @@ def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
         ("training_loss", [["step", "loss"], ["1", "2.0"], ["2", "1.12346"]]),
         ("validation_loss", [["step", "loss"], ["2", "1.5"]]),
         ("lengths", [["reference_words", "prediction_words"], ["5", "5"], ["3", "1"]]),
-        ("trials", [["trial", "validation_loss"], ["1: learning_rate 0.001", "1.5"], ["2: learning_rate 0.002", "1.25"]]),
+        (
+            "trials",
+            [["trial", "validation_loss"], ["1: learning_rate 0.001", "1.5"], ["2: learning_rate 0.002", "1.25"]],
+        ),
     ],
 )
 def test_a_plot_has_its_header_and_rows(tmp_path: Path, name: str, rows: list[list[str]]) -> None:

@@ -95,6 +95,18 @@ def test_a_model_of_another_family_is_refused(checkpoint: Path) -> None:
         load(checkpoint)
 
 
+def test_an_old_name_of_a_setting_is_understood() -> None:
+    llama = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "rope_theta": 50.0,
+    }
+    network = base_model(section(Model, name="scratch", architecture=llama), tiny.tokenizer(), None, seed=1)
+    assert network.config.rope_parameters["rope_theta"] == 50.0
+
+
 @pytest.mark.parametrize(
     ("architecture", "line"),
     [

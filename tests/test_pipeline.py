@@ -6,21 +6,26 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 PROJECT = Path(__file__).parent.parent
 STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict", "evaluate"]
 HEAVY = STAGES[:-1]
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 pytestmark = pytest.mark.pipeline
 
 
+T = TypeVar("T")
+
+
 def run(folder: Path, *command: str) -> str:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -142,14 +147,42 @@ def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Pat
 def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     model = (restored / "data/train/model/model.safetensors").read_bytes()
     edit(restored, "source_column: facts", "source_column: fact")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    failed = subprocess.run(["dvc", "repro"], cwd=restored, env=environment, capture_output=True, text=True)
+    failed = subprocess.run(["dvc", "repro"], cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
     assert failed.returncode
     assert "data/raw/places/train.csv: no column fact; there are facts, text" in failed.stderr
     assert "Traceback" not in failed.stderr
     edit(restored, "source_column: fact\n", "source_column: facts\n")
     assert ran(run(restored, "dvc", "repro")) == []
     assert (restored / "data/train/model/model.safetensors").read_bytes() == model
+
+
+def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same_bytes(
+    restored: Path, tmp_path: Path
+) -> None:
+    for pattern, value in (("\nfit:\n  epochs: 1", "\nfit:\n  epochs: 120"), ("validations: 2", "validations: 40")):
+        edit(restored, pattern, value)
+    run(restored, "dvc", "repro", "tune-hyperparameters")
+    broken = tmp_path / "broken"
+    shutil.copytree(restored, broken)
+    run(restored, "dvc", "repro", "train")
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=broken, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    checkpoints = wait_for(lambda: list(broken.glob(".scratch/train/*/checkpoint-*/complete.json")))
+    stage = int((checkpoints[0].parents[1] / "lock").read_text())
+    dvc.kill()
+    dvc.wait()
+    wait_for(lambda: not Path(f"/proc/{stage}").exists())
+    assert not (broken / "data/train/model").exists(), "it was killed too late to show anything"
+    run(broken, "dvc", "repro", "train")
+    assert (broken / "dvc.lock").read_bytes() == (restored / "dvc.lock").read_bytes()
+    assert not list(broken.glob(".scratch/train/*"))
+
+
+def wait_for(condition: Callable[[], T]) -> T:
+    deadline = time.monotonic() + 60
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return value
 
 
 def test_a_colleague_pulls_every_heavy_stage_instead_of_running_it(restored: Path, tmp_path: Path) -> None:

@@ -64,12 +64,14 @@ def _architecture(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenize
         known = AutoConfig.for_model(kind)
     except ValueError:
         raise UserError(f"params.yaml: model -> architecture -> model_type: transformers knows no `{kind}`") from None
-    if unknown := [name for name in settings if not hasattr(known, name)]:
-        raise UserError(f"params.yaml: model -> architecture -> {name}: no setting of {kind}" for name in unknown)
     try:
-        return AutoConfig.for_model(kind, vocab_size=len(tokenizer), **_special_ids(tokenizer), **settings)
+        config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **_special_ids(tokenizer), **settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"params.yaml: model -> architecture: {' '.join(str(error).split())}") from None
+    # a configuration keeps what it does not know as it stands; an old name that it knows, it turns into a new one
+    if unknown := [name for name in settings if hasattr(config, name) and not hasattr(known, name)]:
+        raise UserError(f"params.yaml: model -> architecture -> {name}: no setting of {kind}" for name in unknown)
+    return config
 
 
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
