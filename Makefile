@@ -24,7 +24,8 @@ reruns: $(READY)  ## say which stages would run, and why
 test: $(READY)  ## the tests
 	@pytest
 
-bench: $(READY)  ## the measurements; CHECKPOINT=folder of a small pretrained causal model
+bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder of a small pretrained causal model
+	@python -m tests.benchmarks.copying
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 
 lint: $(READY)  ## style, formatting and types
