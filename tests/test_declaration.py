@@ -39,7 +39,7 @@ def test_deps_are_exactly_the_modules_that_the_stage_imports(stage: str) -> None
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_and_command_and_description_go_together(stage: str) -> None:
-    assert STAGES[stage]["cmd"] == f"python -m stages.{module_of(stage)}"
+    assert STAGES[stage]["cmd"] == f"exec python -m stages.{module_of(stage)}"
     assert STAGES[stage]["desc"]
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import TypeVar
 
 import pytest
@@ -165,7 +166,9 @@ def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same
     broken = tmp_path / "broken"
     shutil.copytree(restored, broken)
     run(restored, "dvc", "repro", "train")
-    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=broken, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    # a plain sh stays between DVC and the stage where bash would not
+    shell = ENVIRONMENT | {"SHELL": "/bin/sh"}
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=broken, env=shell, stdout=PIPE, stderr=PIPE)
     checkpoints = wait_for(lambda: list(broken.glob(".scratch/train/*/checkpoint-*/complete.json")))
     stage = int((checkpoints[0].parents[1] / "lock").read_text())
     dvc.kill()
