@@ -31,7 +31,15 @@ def training_batch(pairs: Sequence[Pair], pad_id: int) -> Batch:
         inputs.append([pad_id] * left + tokens + [pad_id] * right)
         mask.append([0] * left + [1] * len(tokens) + [0] * right)
         labels.append(pair.target_ids + [IGNORED] * right)
-    return _padded(inputs, mask) | {"labels": torch.tensor(labels)}
+    attention = torch.tensor(mask)
+    # pads take no position: the first real token of every row stands at 0
+    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    return {
+        "input_ids": torch.tensor(inputs),
+        "attention_mask": attention,
+        "position_ids": positions,
+        "labels": torch.tensor(labels),
+    }
 
 
 def prompt_batch(sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
@@ -39,9 +47,7 @@ def prompt_batch(sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
     longest = max(map(len, sources))
     inputs = [[pad_id] * (longest - len(source)) + list(source) for source in sources]
     mask = [[0] * (longest - len(source)) + [1] * len(source) for source in sources]
-    batch = _padded(inputs, mask)
-    del batch["position_ids"]  # `generate` derives and extends them itself
-    return batch
+    return {"input_ids": torch.tensor(inputs), "attention_mask": torch.tensor(mask)}
 
 
 def target_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -55,13 +61,3 @@ def target_logits(model: nn.Module, batch: Batch) -> Tensor:
     if "logits_to_keep" in accepted:
         return model(**inputs, use_cache=False, logits_to_keep=targets).logits
     return model(**inputs, use_cache=False).logits[:, -targets:]
-
-
-def _padded(inputs: list[list[int]], mask: list[list[int]]) -> Batch:
-    attention = torch.tensor(mask)
-    return {
-        "input_ids": torch.tensor(inputs),
-        "attention_mask": attention,
-        # pads take no position: the first real token of every row stands at 0
-        "position_ids": (attention.cumsum(-1) - 1).clamp(min=0),
-    }

@@ -70,7 +70,7 @@ def fit(
         UserError: a pair is longer than the model's context.
         Diverged: the loss is no longer a finite number.
     """
-    _check_room(network, train)
+    _check_room(network, max(train.lengths().max(), validation.lengths().max()))
     steps = update_steps(len(train), settings)
     callbacks = [_Validate(steps, settings.validations), _Progress(title), _MarkComplete()]
     if settings.early_stopping_patience is not None:
@@ -97,8 +97,8 @@ def update_steps(pairs: int, settings: Fit) -> int:
     return max(1, math.ceil(math.ceil(pairs / settings.batch_size) * settings.epochs))
 
 
-def _check_room(network: PreTrainedModel, pairs: Pairs) -> None:
-    longest, context = int(pairs.lengths().max()), context_length(network)
+def _check_room(network: PreTrainedModel, longest: int) -> None:
+    context = context_length(network)
     if context is not None and longest > context:
         raise UserError(
             f"fit: a pair has {longest} tokens, more than the model's context of {context}; "
