@@ -52,7 +52,7 @@ def model_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
     """
     nats = sum(prediction.reference_nats for prediction in predictions)
     tokens = sum(prediction.reference_tokens for prediction in predictions)
-    size = sum(len(text.encode()) for prediction in predictions for text in prediction.references)
+    size = sum(prediction.reference_bytes for prediction in predictions)
     return {
         "perplexity": Score(math.exp(nats / tokens), "per:target token and end token|loss:summed"),
         "bits_per_byte": Score(nats / math.log(2) / size, "per:UTF-8 byte of the references|loss:summed"),

@@ -7,6 +7,7 @@ Writes: data/predict/after.jsonl and before.jsonl, one prediction a line (before
 Random: nothing but sampling, by `predict.seed` and the source; and the weights of a scratch model, by `fit.seed`.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def run(
     print(f"predict: {len(after):,} predictions, {unended:,} of them never ended -> {target / 'after.jsonl'}")
 
 
+@dataclass
+class _Loss:
+    """Summed over the references of one example."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    bytes: int = 0
+
+
 @dataclass(frozen=True)
 class _Work:
     """What any model is given to do."""
@@ -80,20 +90,23 @@ class _Work:
                 references=example.targets,
                 prediction=decoded.text,
                 stopped=decoded.stopped,
-                reference_nats=round(losses[example.id][0], 4),
-                reference_tokens=losses[example.id][1],
+                reference_nats=round(losses[example.id].nats, 4),
+                reference_tokens=losses[example.id].tokens,
+                reference_bytes=losses[example.id].bytes,
             )
             for example, decoded in zip(examples, texts, strict=True)
         ]
 
-    def _losses(self, network: PreTrainedModel) -> dict[str, tuple[float, int]]:
-        """Example id -> loss in nats, summed over its references, and their tokens."""
-        sums: dict[str, tuple[float, int]] = {}
+    def _losses(self, network: PreTrainedModel) -> dict[str, _Loss]:
+        """Example id -> the loss on its references."""
+        losses: dict[str, _Loss] = defaultdict(_Loss)
         every, pad_id = range(len(self.pairs)), self.tokenizer.pad_token_id
-        for index, loss, tokens in pair_losses(network, self.pairs, every, self.batch_size, pad_id):
-            nats, count = sums.get(self.pairs[index].id, (0.0, 0))
-            sums[self.pairs[index].id] = nats + loss, count + tokens
-        return sums
+        for index, nats, tokens in pair_losses(network, self.pairs, every, self.batch_size, pad_id):
+            pair = self.pairs[index]
+            losses[pair.id].nats += nats
+            losses[pair.id].tokens += tokens
+            losses[pair.id].bytes += pair.target_bytes
+        return losses
 
 
 if __name__ == "__main__":

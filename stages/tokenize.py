@@ -87,7 +87,7 @@ def _pairs(tokenizer: PreTrainedTokenizerBase, params: Tokenize, examples: Path)
         source_ids = _source_ids(tokenizer, _prompt(example, params))
         for target in example.targets:
             target_ids = _ids(tokenizer, target, add_special_tokens=False)
-            yield Pair(example.id, source_ids, [*target_ids, tokenizer.eos_token_id])
+            yield Pair(example.id, source_ids, [*target_ids, tokenizer.eos_token_id], len(target.encode()))
 
 
 def _source_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

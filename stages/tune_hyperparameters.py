@@ -4,8 +4,7 @@ Reads:  data/tokenize/{train,validation}.parquet and tokenizer/; the base model.
 Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials),
         trials.csv and account.json.
 Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
-        fit, by `fit.seed`. The first trial has the settings of params.yaml, so the search can't choose worse ones
-        than those without noticing.
+        fit, by `fit.seed`. The first trial has the settings of params.yaml, so that none are chosen that did worse.
 """
 
 import csv

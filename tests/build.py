@@ -18,8 +18,9 @@ def section(schema: type[S], **overrides: Any) -> S:
 
 
 def prediction(text: str, *references: str, **overrides: Any) -> Prediction:
-    values = {"id": "0", "source": "", "stopped": "end", "reference_nats": 1.0, "reference_tokens": 1, **overrides}
-    return Prediction(prediction=text, references=list(references), **values)
+    size = sum(len(reference.encode()) for reference in references)
+    values = {"id": "0", "source": "", "stopped": "end", "reference_nats": 1.0, "reference_tokens": 1}
+    return Prediction(prediction=text, references=list(references), **{"reference_bytes": size, **values, **overrides})
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from stages.lib.losses import pair_losses, summed_loss
 from stages.lib.pairs import Pair
 from tests import tiny
 
-SHORT, LONG = Pair("a", [5], [7, 8, 9, 1]), Pair("b", [3, 4, 5], [6, 1])
+SHORT, LONG = Pair("a", [5], [7, 8, 9, 1], 9), Pair("b", [3, 4, 5], [6, 1], 4)
 
 
 def test_sources_are_padded_on_the_left_and_targets_on_the_right() -> None:
@@ -47,7 +47,7 @@ def test_what_stands_in_the_source_carries_no_loss_but_steers_it() -> None:
     tokens = tiny.tokenizer()
     network = tiny.model(tokens).eval()
     first, second = tiny.pair(tokens, tiny.FACTS[0]), tiny.pair(tokens, tiny.FACTS[-1])
-    swapped = Pair("swapped", second.source_ids, first.target_ids)
+    swapped = Pair("swapped", second.source_ids, first.target_ids, first.target_bytes)
     one, other = (training_batch([pair], network.config.pad_token_id) for pair in (first, swapped))
     assert torch.equal(one["labels"], other["labels"])
     assert not torch.allclose(target_logits(network, one), target_logits(network, other))

@@ -39,7 +39,7 @@ def model(
 
 def pair(tokens: PreTrainedTokenizerBase, source: str) -> Pair:
     target_ids = [*tokens(text(source))["input_ids"], tokens.eos_token_id]
-    return Pair(source, tokens(source + "\n")["input_ids"], target_ids)
+    return Pair(source, tokens(source + "\n")["input_ids"], target_ids, len(text(source)))
 
 
 def pairs(tokens: PreTrainedTokenizerBase, path: Path) -> Pairs:

@@ -17,17 +17,20 @@ _SCHEMA = pa.schema(
         ("id", pa.string()),
         ("source_ids", pa.list_(pa.int32())),
         ("target_ids", pa.list_(pa.int32())),
+        ("target_bytes", pa.int64()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Pair:
-    """`id` is that of the example; pairs of one example stand together. `target_ids` ends with the end token."""
+    """`id` is that of the example; pairs of one example stand together. `target_ids` ends with the end token.
+    `target_bytes` is the length of the target's text in UTF-8: losses by the byte compare different tokenizers."""
 
     id: str
     source_ids: list[int]
     target_ids: list[int]
+    target_bytes: int
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:

@@ -12,7 +12,8 @@ from stages.lib.files import read_jsonl, write_jsonl
 class Prediction:
     """`stopped` says why the text ends: by its own end token, or at predict.max_new_tokens.
 
-    `reference_nats` is what the model loses on the references, summed over `reference_tokens` (end tokens included).
+    `reference_nats` is what the model loses on the references, summed over their `reference_tokens` (end tokens
+    included) and `reference_bytes`; all three leave out references that were too long to be tokenized.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Prediction:
     stopped: Literal["end", "length"]
     reference_nats: float
     reference_tokens: int
+    reference_bytes: int
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
