@@ -25,6 +25,9 @@ test: $(READY)  ## the tests
 	@pytest
 
 bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder of a small pretrained causal model
+	@python -m tests.benchmarks.data_scale
+	@python -m tests.benchmarks.data_speed
+	@python -m tests.benchmarks.near_duplicates
 	@python -m tests.benchmarks.copying
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 

@@ -2,7 +2,7 @@
 
 Reads:  data/predict/after.jsonl and before.jsonl; the accounts, curve and trials of the stages before.
 Writes: metrics/<stage>.json, metrics/evaluate.signatures.json (how each score was taken), metrics/predictions.md (the
-        best and the worst) and metrics/plots/*.csv.
+        best and the worst), metrics/{prepare,tokenize}.md (the data, to look at) and metrics/plots/*.csv.
 Random: nothing.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.lib.files import read_json, whole_file, write_json
+from stages.lib.files import read_json, whole_file, write_json, write_text
+from stages.lib.markdown import table, write_page
 from stages.lib.params import read_section
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.predictions import Prediction, read_predictions
@@ -23,6 +24,7 @@ SOURCE = Path("data")
 TARGET = Path("metrics")
 
 ACCOUNTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
+PREVIEWS = ("prepare", "tokenize")
 
 
 def main() -> None:
@@ -40,6 +42,8 @@ def run(params: Evaluate, source: Path, target: Path) -> None:
     write_json(target / "evaluate.signatures.json", {name: s.signature for name, s in (texts | model).items()})
     for stage in ACCOUNTS:
         write_json(target / f"{stage}.json", read_json(source / stage / "account.json"))
+    for stage in PREVIEWS:
+        write_text(target / f"{stage}.md", (source / stage / "preview.md").read_text("utf-8"))
     _write_plots(target / "plots", after, source)
     _write_table(target / "predictions.md", after, params.shown_predictions)
     print(_summary(scores, len(after)))
@@ -97,19 +101,11 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 def _write_table(path: Path, predictions: Sequence[Prediction], shown: int) -> None:
     ranked = sorted(((sentence_chrf(prediction), prediction) for prediction in predictions), key=lambda entry: entry[0])
-    lines = ["# Predictions, by chrF against their references", ""]
+    sections = []
     for title, entries in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
-        lines += [f"## {title}", "", "| chrF | source | prediction | first reference |", "|---|---|---|---|"]
-        for score, prediction in entries:
-            cells = (f"{score:.1f}", prediction.source, prediction.prediction, prediction.references[0])
-            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-        lines.append("")
-    with whole_file(path) as part:
-        part.write_text("\n".join(lines), "utf-8")
-
-
-def _cell(text: str) -> str:
-    return " ↵ ".join(text.splitlines()).replace("|", "\\|")
+        rows = [(f"{score:.1f}", p.source, p.prediction, p.references[0]) for score, p in entries]
+        sections.append(table(title, ("chrF", "source", "prediction", "first reference"), rows))
+    write_page(path, "Predictions, by chrF against their references", sections)
 
 
 def _summary(scores: dict[str, Any], predictions: int) -> str:

@@ -1,6 +1,6 @@
 """The model -> predictions for the test split, and what it loses on the references.
 
-Reads:  data/prepare/test.jsonl (the texts), data/tokenize/test.parquet (the ids), data/train/model/, and the base
+Reads:  data/prepare/test/ (the texts), data/tokenize/test/ (the ids), data/train/model/, and the base
         model for the predictions before training.
 Writes: data/predict/after.jsonl and before.jsonl, one prediction a line (before.jsonl is empty where
         `predict.before_training` is off).
@@ -29,8 +29,8 @@ from stages.lib.predictions import Prediction, write_predictions
 from stages.lib.process import launch
 from stages.lib.vocabulary import open_vocabulary
 
-TEXTS = Path("data/prepare/test.jsonl")
-IDS = Path("data/tokenize/test.parquet")
+TEXTS = Path("data/prepare/test")
+IDS = Path("data/tokenize/test")
 MODEL = Path("data/train/model")
 TARGET = Path("data/predict")
 
@@ -77,7 +77,9 @@ class _Work:
     def predictions(self, network: PreTrainedModel, title: str) -> list[Prediction]:
         device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.to(device)
-        sources = {pair.id: pair.source_ids for pair in self.pairs}
+        sources: dict[str, list[int]] = {}
+        for pair in self.pairs:  # of a split target, only the first pair begins where the text does
+            sources.setdefault(pair.id, pair.source_ids)
         # an example whose source or references were all too long has no ids: tokenize's account tells of it
         examples = [example for example in self.examples if example.id in sources]
         prompts = [sources[example.id] for example in examples]

@@ -1,155 +1,193 @@
 """Raw text -> examples in train, validation and test, and an account of every row.
 
-Reads:  the raw files in `prepare.folder`.
-Writes: data/prepare/{train,validation,test}.jsonl, set_aside.jsonl (rows not used: file, line, reason, the row)
-        and account.json (rows read = rows kept + rows set aside).
+Reads:  the raw files in `prepare.folder`, or a data set on the hub.
+Writes: data/prepare/{train,validation,test}/ (shards), set_aside.jsonl (rows not used: file, line, reason, the row),
+        account.json (rows read = rows kept + rows set aside) and preview.md (some of both, to look at).
 Random: nothing; a source's split is a hash of it and `prepare.seed`, so new rows never move old ones.
 """
 
-import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from stages.lib.batches import cores, in_batches, ordered_map
 from stages.lib.examples import SPLITS, Example, Split, write_examples
 from stages.lib.files import write_json, write_jsonl
+from stages.lib.formats import Row
+from stages.lib.ledger import Ledger
+from stages.lib.markdown import table, write_page
 from stages.lib.params import read_section
-from stages.lib.params.prepare import Prepare
+from stages.lib.params.machine import Machine
+from stages.lib.params.prepare import Limits, Prepare
 from stages.lib.process import UserError, launch
-from stages.lib.readers import Row, read_rows
+from stages.lib.readers import Origin, origins, read_rows
+from stages.lib.staging import Batch, Stager
 
 TARGET = Path("data/prepare")
 
-Pair = tuple[str, str]  # source, target
+_BATCH_ROWS = 4096
+_DUPLICATE = ("duplicate", "near_duplicate")
+_LEAKED = ("in_test", "in_validation", "near_test", "near_validation")
 
 
 @dataclass
 class Account:
     """Where every row went."""
 
-    rows_read: int = 0
-    set_aside: list[dict[str, Any]] = field(default_factory=list)
-
-    def reject(self, file: Path, row: Row, reason: str) -> None:
-        self.set_aside.append({"file": file.name, "line": row.line, "reason": reason, "row": row.values})
+    read: Counter[Split] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    masked: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # reason -> its first rows
 
 
 def main() -> None:
-    run(read_section(Prepare), target=TARGET)
+    run(read_section(Prepare), read_section(Machine).processes, target=TARGET)
 
 
-def run(params: Prepare, target: Path) -> None:
+def run(params: Prepare, processes: int | None, target: Path) -> None:
+    found = origins(params)
+    staged = target / ".staged"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        account = _stage(found, params, staged, processes)
+        ledger = Ledger(staged, params, processes or cores())
+        _decide(ledger)
+        aside = _counted(ledger.set_aside_rows([origin.name for origin in found]), account, params.shown_examples)
+        write_jsonl(target / "set_aside.jsonl", aside)
+        counts = ledger.counts()
+        summary = _summary(account, ledger, counts)
+        write_json(target / "account.json", summary)
+        _check(account, counts, params.limits, target)
+        shown = {
+            split: _write_split(
+                target / split, ledger.examples(split), counts[split]["examples"], params.shown_examples
+            )
+            for split in SPLITS
+        }
+        write_page(target / "preview.md", "Data, as prepared", _preview(shown, account))
+    finally:
+        shutil.rmtree(staged)
+    examples = ", ".join(f"{counts[split]['examples']:,} {split}" for split in SPLITS)
+    print(
+        f"prepare: {summary['rows_read']:,} rows -> examples: {examples}; {summary['rows_set_aside']:,} rows set aside"
+    )
+
+
+def _stage(found: list[Origin], params: Prepare, staged: Path, processes: int | None) -> Account:
     account = Account()
-    splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-    for given, file in _input_files(params):
-        pairs = _usable_pairs(file, params, account)
-        for example in _examples(pairs, params.group_references):
-            splits[_split(example, given, params)].append(example)
-    _check(splits, account, params)
-    for split, examples in splits.items():
-        write_examples(target / f"{split}.jsonl", examples)
-    write_jsonl(target / "set_aside.jsonl", account.set_aside)
-    write_json(target / "account.json", _summary(splits, account))
-    counts = ", ".join(f"{len(examples):,} {split}" for split, examples in splits.items())
-    print(f"prepare: {account.rows_read:,} rows -> examples: {counts}; {len(account.set_aside):,} rows set aside")
+    Stager(params, staged)(Batch(0, 0, 0, "train", []))  # so that there are tables to ask, be there no row
+    for report in ordered_map(Stager(params, staged), _batches(found, params), processes):
+        account.read[report.split] += report.read
+        account.changed.update(report.changed)
+        account.masked.update(report.masked)
+    return account
 
 
-def _input_files(params: Prepare) -> list[tuple[Split, Path]]:
-    named = {"train": params.train, "validation": params.validation, "test": params.test}
-    return [(split, Path(params.folder) / name) for split in SPLITS if (name := named[split]) is not None]
+def _batches(found: list[Origin], params: Prepare) -> Iterator[Batch]:
+    number, first = 1, 0
+    for place, origin in enumerate(found):
+        for rows in in_batches(read_rows(origin, params), Row.characters, _BATCH_ROWS):
+            yield Batch(number, first, place, origin.split, rows)
+            number, first = number + 1, first + len(rows)
 
 
-def _usable_pairs(file: Path, params: Prepare, account: Account) -> Iterator[Pair]:
-    columns = (params.source_column, params.target_column)
-    for row in tqdm(read_rows(file, columns), desc=f"prepare {file.name}", unit=" rows"):
-        account.rows_read += 1
-        problem = row.problem or _text_problem(row, columns)
-        if problem is None:
-            yield row.values[params.source_column].strip(), row.values[params.target_column].strip()
-        else:
-            account.reject(file, row, problem)
+def _decide(ledger: Ledger) -> None:
+    ledger.set_aside_duplicates()
+    ledger.assign_splits()
+    ledger.set_aside_leaks()
+    ledger.set_aside_similar()
 
 
-def _text_problem(row: Row, columns: Iterable[str]) -> str | None:
-    for column in columns:
-        text = row.values[column]
-        if not isinstance(text, str):
-            return f"{column} is no text"
-        if not text.strip():
-            return f"{column} is empty"
-        if _has_lone_surrogate(text):
-            return f"{column} holds half of a surrogate pair"
-    return None
+def _counted(rows: Iterable[dict[str, Any]], account: Account, shown: int) -> Iterator[dict[str, Any]]:
+    """The same rows, counted and the first of each reason kept as they pass by."""
+    for row in rows:
+        account.set_aside[row["reason"]] += 1
+        first = account.shown.setdefault(row["reason"], [])
+        if len(first) < max(shown, 1):
+            first.append(row)
+        yield row
 
 
-def _has_lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _examples(pairs: Iterable[Pair], group_references: bool) -> Iterator[Example]:
-    """In the order in which they are first met."""
-    if group_references:
-        targets_of: dict[str, list[str]] = {}
-        for source, target in pairs:
-            targets_of.setdefault(source, []).append(target)
-        for source, targets in targets_of.items():
-            yield Example(_hash(source), source, targets)
-    else:
-        seen: Counter[Pair] = Counter()
-        for source, target in pairs:
-            seen[source, target] += 1
-            yield Example(_hash(source, target, str(seen[source, target])), source, [target])
-
-
-def _split(example: Example, given: Split, params: Prepare) -> Split:
-    """The split of a given file, or, for splits without a file, a share of train."""
-    if given != "train":
-        return given
-    # by source, so that one source never stands in two splits, grouped or not
-    place = int(_hash(str(params.seed), example.source), 16) / 16**16
-    test = params.test_fraction if params.test is None else 0.0
-    validation = params.validation_fraction if params.validation is None else 0.0
-    if place < test:
-        return "test"
-    return "validation" if place < test + validation else "train"
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _check(splits: dict[Split, list[Example]], account: Account, params: Prepare) -> None:
-    """Raises UserError where going on would waste the user's time."""
-    reasons = Counter(row["reason"] for row in account.set_aside)
-    if len(account.set_aside) > params.max_set_aside_fraction * account.rows_read:
-        worst = [f"  {count:,} rows: {reason}" for reason, count in reasons.most_common(10)]
-        first = account.set_aside[0]
-        raise UserError(
-            [
-                f"prepare: {len(account.set_aside):,} of {account.rows_read:,} rows are unusable, more than "
-                f"prepare.max_set_aside_fraction allows; the first is {first['file']} line {first['line']}",
-                *worst,
-            ]
-        )
-    if empty := [split for split in SPLITS if not splits[split]]:
-        raise UserError(
-            f"prepare: no examples for {', '.join(empty)} among {account.rows_read:,} rows; "
-            f"see prepare in params.yaml: files and fractions of the splits"
-        )
-
-
-def _summary(splits: dict[Split, list[Example]], account: Account) -> dict[str, Any]:
+def _summary(account: Account, ledger: Ledger, counts: dict[Split, dict[str, int]]) -> dict[str, Any]:
     return {
-        "rows_read": account.rows_read,
-        "rows_set_aside": len(account.set_aside),
-        "rows_kept": sum(len(example.targets) for examples in splits.values() for example in examples),
-        "examples": {split: len(examples) for split, examples in splits.items()},
-        "references": {split: sum(len(e.targets) for e in examples) for split, examples in splits.items()},
+        "rows_read": account.read.total(),
+        "rows_set_aside": account.set_aside.total(),
+        "rows_kept": ledger.rows_kept(),
+        "rows_read_for": account.read,
+        "set_aside": account.set_aside,
+        "examples": {split: counts[split]["examples"] for split in SPLITS},
+        "references": {split: counts[split]["references"] for split in SPLITS},
+        "texts_changed": account.changed,
+        "masked": account.masked,
+        "overlaps": ledger.overlaps(),
     }
+
+
+def _check(account: Account, counts: dict[Split, dict[str, int]], limits: Limits, target: Path) -> None:
+    """Raises UserError where going on would waste the user's time."""
+    unusable = [reason for reason in account.set_aside if reason not in _DUPLICATE + _LEAKED]
+    kinds = {"set_aside": ("unusable", unusable), "duplicate": ("duplicates", _DUPLICATE), "leak": ("leaks", _LEAKED)}
+    lines, causes = [], []
+    for name, (words, reasons) in kinds.items():
+        count, read = sum(account.set_aside[reason] for reason in reasons), account.read.total()
+        if count > round(getattr(limits, f"max_{name}_fraction") * read, 6):
+            lines.append(
+                f"prepare: {count:,} of {read:,} rows are {words}, more than prepare.limits.max_{name}_fraction "
+                f"allows; they are in {target / 'set_aside.jsonl'}"
+            )
+            causes += [reason for reason in reasons if account.set_aside[reason]]
+    causes.sort(key=lambda reason: -account.set_aside[reason])
+    lines += [_cause(account, reason) for reason in causes[:10]]
+    if not lines and (empty := [split for split in SPLITS if not counts[split]["examples"]]):
+        lines.append(
+            f"prepare: no examples for {', '.join(empty)} among {account.read.total():,} rows; "
+            f"{account.set_aside.total():,} of them are set aside; see prepare in params.yaml, files and fractions of "
+            f"the splits, and {target / 'set_aside.jsonl'}"
+        )
+    if lines:
+        raise UserError(lines)
+
+
+def _cause(account: Account, reason: str) -> str:
+    first = account.shown[reason][0]
+    return (
+        f"  {account.set_aside[reason]:,} {reason}; the first: {first['file']} line {first['line']}, {first['detail']}"
+    )
+
+
+def _write_split(folder: Path, examples: Iterator[Example], count: int, shown: int) -> list[Example]:
+    """Returns some of them, evenly spaced."""
+    every = max(count // max(shown, 1), 1)
+    some: list[Example] = []
+
+    def watched() -> Iterator[Example]:
+        for number, example in enumerate(examples):
+            if number % every == 0 and len(some) < shown:
+                some.append(example)
+            yield example
+
+    write_examples(folder, watched())
+    return some
+
+
+def _preview(shown: dict[Split, list[Example]], account: Account) -> Iterator[Iterable[str]]:
+    for split, examples in shown.items():
+        rows = [(example.source, " ⏎ ".join(example.targets)) for example in examples]
+        yield table(f"Some of {split}", ("source", "targets"), rows)
+    for reason, aside in account.shown.items():
+        title = f"Set aside: {reason} ({account.set_aside[reason]:,} rows)"
+        yield table(
+            title, ("file", "line", "detail", "row"), [tuple(row.values()) for row in _without(aside, "reason")]
+        )
+
+
+def _without(rows: list[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    return ({key: value for key, value in row.items() if key != name} for row in rows)
 
 
 if __name__ == "__main__":

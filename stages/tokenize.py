@@ -1,24 +1,30 @@
 """Examples -> token ids; the only place where text becomes ids.
 
-Reads:  data/prepare/{train,validation,test}.jsonl; a pretrained model's tokenizer, if there is one.
-Writes: data/tokenize/{train,validation,test}.parquet (one pair of source and target a row), tokenizer/,
-        set_aside.jsonl (what was too long) and account.json.
+Reads:  data/prepare/{train,validation,test}/; a pretrained model's tokenizer, if there is one.
+Writes: data/tokenize/{train,validation,test}/ (shards of pairs of source and target), tokenizer/, set_aside.jsonl (what
+        is not used, and why), account.json and preview.md (some pairs, token by token).
 Random: nothing; a new vocabulary is learned from the train split alone.
 """
 
-from collections.abc import Iterator
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stages.lib.examples import SPLITS, Example, read_examples
-from stages.lib.files import write_json, write_jsonl
+from stages.lib.batches import in_batches, one_ahead
+from stages.lib.encoding import Encoded, Encoder
+from stages.lib.examples import SPLITS, Example, Split, count_examples, read_examples
+from stages.lib.files import jsonl_writer, write_json
+from stages.lib.markdown import table, write_page
 from stages.lib.pairs import Pair, write_pairs
 from stages.lib.params import read_section
+from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.process import UserError, launch
@@ -27,32 +33,60 @@ from stages.lib.vocabulary import load_vocabulary, train_vocabulary
 SOURCE = Path("data/prepare")
 TARGET = Path("data/tokenize")
 
+_BATCH_EXAMPLES = 4096
+_BATCH_CHARACTERS = 1 << 20
+# a vocabulary is as good from evenly chosen examples of this size as from all of a larger corpus
+_VOCABULARY_CHARACTERS = 100_000_000
+
+Write = Callable[[Mapping[str, Any]], None]
+
 
 @dataclass
 class Account:
-    """What became of the pairs of one split."""
+    """What became of the pairs of one split. `source_lengths` and `target_lengths` count the texts of each length in
+    tokens, before any was cut, split or set aside."""
 
-    pairs: list[Pair] = field(default_factory=list)
-    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    examples: int
+    pairs: int = 0
+    kept_tokens: Counter[str] = field(default_factory=Counter)
+    unknown_tokens: int = 0
+    source_lengths: Counter[int] = field(default_factory=Counter)
+    target_lengths: Counter[int] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    first_detail: dict[str, str] = field(default_factory=dict)  # reason -> what was wrong with its first
+    sources_cut: int = 0
+    targets_split: int = 0
+    shown: list[Pair] = field(default_factory=list)
 
 
 def main() -> None:
-    run(read_section(Tokenize), read_section(Model), source=SOURCE, target=TARGET)
+    sections = read_section(Tokenize), read_section(Model)
+    run(*sections, processes=read_section(Machine).processes, source=SOURCE, target=TARGET)
 
 
-def run(params: Tokenize, model: Model, source: Path, target: Path) -> None:
-    tokenizer = _vocabulary(params, model, source / "train.jsonl")
-    accounts = {split: _tokenized(tokenizer, params, source / f"{split}.jsonl") for split in SPLITS}
-    for split, account in accounts.items():
-        _check(split, account, params)
-    for split, account in accounts.items():
-        write_pairs(target / f"{split}.parquet", account.pairs)
+def run(params: Tokenize, model: Model, processes: int | None, source: Path, target: Path) -> None:
+    if processes is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(processes)  # of the tokenizers library
+    tokenizer = _vocabulary(params, model, source / "train")
+    encoder = Encoder(tokenizer, params)
+    accounts = {split: Account(count_examples(source / split)) for split in SPLITS}
+    start = time.monotonic()
+    with jsonl_writer(target / "set_aside.jsonl") as write:
+        for split, account in accounts.items():
+            encoded = _encoded(encoder, source / split, account.examples)
+            write_pairs(target / split, _counted(encoded, split, account, params.shown_examples, write))
+    seconds = time.monotonic() - start
     tokenizer.save_pretrained(target / "tokenizer")
-    set_aside = [{"split": split} | row for split, account in accounts.items() for row in account.set_aside]
-    write_jsonl(target / "set_aside.jsonl", set_aside)
     write_json(target / "account.json", {split: _summary(account) for split, account in accounts.items()})
-    counts = ", ".join(f"{len(account.pairs):,} {split}" for split, account in accounts.items())
-    print(f"tokenize: vocabulary of {len(tokenizer):,} tokens; pairs: {counts}; {len(set_aside):,} too long")
+    _check(accounts, params, target)
+    write_page(target / "preview.md", "Data, as tokenized", _preview(accounts, tokenizer))
+    counts = ", ".join(f"{account.pairs:,} {split}" for split, account in accounts.items())
+    aside = sum(account.set_aside.total() for account in accounts.values())
+    speed = sum(account.kept_tokens.total() for account in accounts.values()) / seconds
+    print(
+        f"tokenize: vocabulary of {len(tokenizer):,} tokens; pairs: {counts}; {aside:,} set aside; "
+        f"{speed:,.0f} tokens a second"
+    )
 
 
 def _vocabulary(params: Tokenize, model: Model, train: Path) -> PreTrainedTokenizerBase:
@@ -61,82 +95,114 @@ def _vocabulary(params: Tokenize, model: Model, train: Path) -> PreTrainedTokeni
     return train_vocabulary(_texts(train, params), params.vocabulary_size)
 
 
-def _texts(examples: Path, params: Tokenize) -> Iterator[str]:
-    for example in read_examples(examples):
-        yield _prompt(example, params)
-        yield from example.targets
+def _texts(train: Path, params: Tokenize) -> Iterator[str]:
+    characters = sum(example.characters() for example in read_examples(train))
+    every = characters // _VOCABULARY_CHARACTERS + 1
+    for number, example in enumerate(tqdm(read_examples(train), desc="tokenize vocabulary", unit=" examples")):
+        if number % every == 0:
+            yield params.prompt.replace("{source}", example.source)
+            yield from example.targets
 
 
-def _prompt(example: Example, params: Tokenize) -> str:
-    # not str.format: the text around may hold braces of its own
-    return params.prompt.replace("{source}", example.source)
+def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
+    batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
+    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar:
+        for batch in one_ahead(map(encoder, batches)):
+            yield batch
+            bar.update(len(batch))
 
 
-def _tokenized(tokenizer: PreTrainedTokenizerBase, params: Tokenize, examples: Path) -> Account:
-    account = Account()
-    for pair in _pairs(tokenizer, params, examples):
-        if problem := _too_long(pair, params):
-            account.set_aside.append({"id": pair.id, "reason": problem})
-        else:
-            account.pairs.append(pair)
-    return account
+def _counted(
+    batches: Iterable[list[Encoded]], split: Split, account: Account, shown: int, write: Write
+) -> Iterator[list[Pair]]:
+    """The pairs of each batch; what is set aside is written and all is counted as it passes by."""
+    every = max(account.examples // max(shown, 1), 1)
+    number = 0
+    for batch in batches:
+        for encoded in batch:
+            _count(encoded, account)
+            if encoded.pairs and len(account.shown) < min(shown, number // every + 1):
+                account.shown.append(encoded.pairs[0])
+            for problem in encoded.problems:
+                account.first_detail.setdefault(problem.reason, f"{encoded.example.id}, {problem.detail}")
+                reason = {"reason": problem.reason, "detail": problem.detail}
+                write({"split": split, "id": encoded.example.id, **reason, "source": encoded.example.source})
+            number += 1
+        yield [pair for encoded in batch for pair in encoded.pairs]
 
 
-def _pairs(tokenizer: PreTrainedTokenizerBase, params: Tokenize, examples: Path) -> Iterator[Pair]:
-    for example in tqdm(read_examples(examples), desc=f"tokenize {examples.stem}", unit=" examples"):
-        source_ids = _source_ids(tokenizer, _prompt(example, params))
-        for target in example.targets:
-            target_ids = _ids(tokenizer, target, add_special_tokens=False)
-            yield Pair(example.id, source_ids, [*target_ids, tokenizer.eos_token_id], len(target.encode()))
+def _count(encoded: Encoded, account: Account) -> None:
+    account.pairs += len(encoded.pairs)
+    account.kept_tokens["source"] += sum(len(pair.source_ids) for pair in encoded.pairs)
+    account.kept_tokens["target"] += sum(len(pair.target_ids) for pair in encoded.pairs)
+    account.unknown_tokens += encoded.unknown_tokens
+    account.source_lengths[encoded.source_tokens] += 1
+    account.target_lengths.update(encoded.target_tokens)
+    account.set_aside.update(problem.reason for problem in encoded.problems)
+    account.sources_cut += encoded.is_cut
+    account.targets_split += encoded.split_targets
 
 
-def _source_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """With the tokenizer's own start tokens, but without an end token: the target follows."""
-    ids = _ids(tokenizer, prompt, add_special_tokens=True)
-    while ids and ids[-1] == tokenizer.eos_token_id:
-        ids.pop()
-    return ids
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool) -> list[int]:
-    # `<|end|>` in a text stays the characters that it is: data can't end a target or forge a turn
-    encoded = tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)
-    return list(encoded["input_ids"])
-
-
-def _too_long(pair: Pair, params: Tokenize) -> str | None:
-    if len(pair.source_ids) > params.max_source_tokens:
-        return f"source of {len(pair.source_ids)} tokens, more than tokenize.max_source_tokens"
-    if len(pair.target_ids) > params.max_target_tokens:
-        return f"target of {len(pair.target_ids)} tokens, more than tokenize.max_target_tokens"
-    return None
-
-
-def _check(split: str, account: Account, params: Tokenize) -> None:
-    aside, total = len(account.set_aside), len(account.set_aside) + len(account.pairs)
-    if not account.pairs or aside > params.max_set_aside_fraction * total:
-        raise UserError(
-            f"tokenize: {aside:,} of {total:,} {split} pairs are too long, more than tokenize.max_set_aside_fraction "
-            f"allows; the first has a {account.set_aside[0]['reason']}"
-        )
+def _check(accounts: Mapping[Split, Account], params: Tokenize, target: Path) -> None:
+    """Raises UserError with all that is wrong with any split."""
+    policies = {"long_source": params.long_source, "long_target": params.long_target, "untrainable": params.untrainable}
+    lines = []
+    for split, account in accounts.items():
+        aside, total = account.set_aside.total(), account.target_lengths.total()
+        found = f"tokenize: {split}: {{:,}} of {{:,}} {{}}; the first: {{}}"
+        for reason, count in account.set_aside.most_common(10):
+            detail = account.first_detail[reason]
+            if policies.get(reason) == "fail":
+                lines.append(found.format(count, total, f"pairs are {reason}, and tokenize.{reason} is fail", detail))
+            elif aside > round(params.max_set_aside_fraction * total, 6) or not account.pairs:
+                limit = "are set aside, more than tokenize.max_set_aside_fraction allows"
+                lines.append(found.format(count, total, f"pairs {limit}, as {reason}", detail))
+        if account.sources_cut > round(params.max_cut_fraction * account.examples, 6):
+            lines.append(
+                f"tokenize: {split}: {account.sources_cut:,} of {account.examples:,} sources are cut, more than "
+                f"tokenize.max_cut_fraction allows; see the lengths in {target / 'account.json'}"
+            )
+    if lines:
+        raise UserError(lines)
 
 
 def _summary(account: Account) -> dict[str, Any]:
+    read = sum(
+        length * n for lengths in (account.source_lengths, account.target_lengths) for length, n in lengths.items()
+    )
     return {
-        "pairs": len(account.pairs),
-        "pairs_set_aside": len(account.set_aside),
-        "source_tokens": _lengths([len(pair.source_ids) for pair in account.pairs]),
-        "target_tokens": _lengths([len(pair.target_ids) for pair in account.pairs]),
+        "pairs": account.pairs,
+        "pairs_set_aside": account.set_aside.total(),
+        "set_aside": account.set_aside,
+        "sources_cut_fraction": round(account.sources_cut / account.examples, 4),
+        "targets_split_fraction": round(account.targets_split / account.target_lengths.total(), 4),
+        "unknown_token_fraction": round(account.unknown_tokens / read, 6),
+        "source_tokens": {"total": account.kept_tokens["source"]} | _percentiles(account.source_lengths),
+        "target_tokens": {"total": account.kept_tokens["target"]} | _percentiles(account.target_lengths),
     }
 
 
-def _lengths(lengths: list[int]) -> dict[str, float]:
-    return {
-        "total": sum(lengths),
-        "median": float(np.percentile(lengths, 50)),
-        "p95": float(np.percentile(lengths, 95)),
-        "longest": max(lengths),
-    }
+def _percentiles(lengths: Counter[int]) -> dict[str, int]:
+    """The shortest length that this share of the texts does not exceed."""
+    found: dict[str, int] = {}
+    shares = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "longest": 1.0}
+    seen = 0
+    for length in sorted(lengths):
+        seen += lengths[length]
+        for name, share in shares.items():
+            if seen >= share * lengths.total():
+                found.setdefault(name, length)
+    return found
+
+
+def _preview(accounts: Mapping[Split, Account], tokenizer: PreTrainedTokenizerBase) -> Iterator[Iterable[str]]:
+    for split, account in accounts.items():
+        rows = [(_tokens(pair.source_ids, tokenizer), _tokens(pair.target_ids, tokenizer)) for pair in account.shown]
+        yield table(f"Some of {split}", ("read, without loss", "learned: every token carries loss"), rows)
+
+
+def _tokens(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return "·".join(str(tokenizer.decode([token])) for token in ids)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One fit with the best settings -> the model.
 
-Reads:  data/tokenize/{train,validation}.parquet and tokenizer/; data/tune_hyperparameters/best.json; the base model.
+Reads:  data/tokenize/{train,validation}/ and tokenizer/; data/tune_hyperparameters/best.json; the base model.
 Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), curve.json and account.json.
 Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 """
@@ -36,7 +36,7 @@ def main() -> None:
 def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path) -> None:
     settings = _with_tuned(fit_, read_json(tuned))
     tokenizer = open_vocabulary(source / "tokenizer")
-    train, validation = Pairs(source / "train.parquet"), Pairs(source / "validation.parquet")
+    train, validation = Pairs(source / "train"), Pairs(source / "validation")
     network = base_model(model, tokenizer, settings.dropout, settings.seed)
     print(f"train: {_plan(network, train, settings)}")
     curve = fit(network, train, validation, settings, folder, machine.loader_workers, title="train")

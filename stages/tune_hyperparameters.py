@@ -1,6 +1,6 @@
 """Search on train and validation -> the best settings for the fit; params.yaml itself is never edited.
 
-Reads:  data/tokenize/{train,validation}.parquet and tokenizer/; the base model.
+Reads:  data/tokenize/{train,validation}/ and tokenizer/; the base model.
 Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials),
         trials.csv and account.json.
 Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
@@ -79,8 +79,8 @@ class _Data:
 
     def __init__(self, source: Path, max_train_examples: int | None) -> None:
         self.tokenizer = open_vocabulary(source / "tokenizer")
-        self.train = Pairs(source / "train.parquet", first=max_train_examples)
-        self.validation = Pairs(source / "validation.parquet")
+        self.train = Pairs(source / "train", first=max_train_examples)
+        self.validation = Pairs(source / "validation")
 
 
 def _study(journal: Path) -> optuna.Study:

@@ -55,7 +55,7 @@ def test_what_stands_in_the_source_carries_no_loss_but_steers_it() -> None:
 
 def test_losses_of_pairs_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     tokens = tiny.tokenizer()
-    pairs, network = tiny.pairs(tokens, tmp_path / "pairs.parquet"), tiny.model(tokens)
+    pairs, network = tiny.pairs(tokens, tmp_path / "pairs"), tiny.model(tokens)
     every = range(len(pairs))
     one, many = (
         {index: (loss, count) for index, loss, count in pair_losses(network, pairs, every, size, 0)} for size in (1, 5)

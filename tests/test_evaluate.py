@@ -37,6 +37,7 @@ def evaluate(folder: Path, after: Sequence[Prediction], before: Sequence[Predict
     write_predictions(data / "predict/before.jsonl", before)
     for stage, account in ACCOUNTS.items():
         write_json(data / stage / "account.json", account)
+        (data / stage / "preview.md").write_text(f"# {stage}\n")
     (data / "tune_hyperparameters/trials.csv").write_text(TRIALS)
     write_json(data / "train/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
     usual = {"lowercase": False, "bleu_tokenizer": "13a", "rouge_stemmer": False, "shown_predictions": 2}
@@ -71,6 +72,8 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
         "tune_hyperparameters.json",
         "train.json",
         "predictions.md",
+        "prepare.md",
+        "tokenize.md",
         "plots/training_loss.csv",
         "plots/validation_loss.csv",
         "plots/lengths.csv",

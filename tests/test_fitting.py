@@ -24,7 +24,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def data(tmp_path: Path) -> Pairs:
-    return tiny.pairs(tiny.tokenizer(), tmp_path / "pairs.parquet")
+    return tiny.pairs(tiny.tokenizer(), tmp_path / "pairs")
 
 
 def trained(data: Pairs, folder: Path, settings: Fit) -> tuple[PreTrainedModel, Curve]:

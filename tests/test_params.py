@@ -87,7 +87,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
         pytest.param(
             {"machine.zzz": 1},
-            "params.yaml: machine -> zzz: no such parameter; there are generation_batch_size, loader_workers",
+            "params.yaml: machine -> zzz: no such parameter; "
+            "there are processes, generation_batch_size, loader_workers",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),

@@ -147,12 +147,12 @@ def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Pat
 
 def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     model = (restored / "data/train/model/model.safetensors").read_bytes()
-    edit(restored, "source_column: facts", "source_column: fact")
+    edit(restored, "{facts}", "{fact}")
     failed = subprocess.run(["dvc", "repro"], cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
     assert failed.returncode
     assert "data/raw/places/train.csv: no column fact; there are facts, text" in failed.stderr
     assert "Traceback" not in failed.stderr
-    edit(restored, "source_column: fact\n", "source_column: facts\n")
+    edit(restored, "{fact}", "{facts}")
     assert ran(run(restored, "dvc", "repro")) == []
     assert (restored / "data/train/model/model.safetensors").read_bytes() == model
 

@@ -21,12 +21,12 @@ def test_a_reference_that_was_set_aside_counts_neither_in_loss_nor_in_tokens_nor
     network.save_pretrained(tmp_path / "model")
     too_long = "words " * 50
     examples = [Example(first, first, [too_long, tiny.text(first)]), Example(second, second, [tiny.text(second)])]
-    write_examples(tmp_path / "test.jsonl", examples)
+    write_examples(tmp_path / "texts", examples)
     pairs = [tiny.pair(tokens, source) for source in (first, second)]
-    write_pairs(tmp_path / "test.parquet", pairs)
+    write_pairs(tmp_path / "ids", [pairs])
     params = section(Predict, before_training=False)
     model, machine = section(Model), section(Machine)
-    paths = {"texts": tmp_path / "test.jsonl", "ids": tmp_path / "test.parquet", "trained": tmp_path / "model"}
+    paths = {"texts": tmp_path / "texts", "ids": tmp_path / "ids", "trained": tmp_path / "model"}
     predict.run(params, model, machine, seed=1, target=tmp_path / "out", **paths)
     predictions = list(read_predictions(tmp_path / "out/after.jsonl"))
     assert [p.references for p in predictions] == [example.targets for example in examples]

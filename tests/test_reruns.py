@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from stages.tools.reruns import report
 
 CHAIN = {
-    "prepare": {"deps": ["data/raw"], "outs": ["data/prepare/train.jsonl"]},
-    "train": {"deps": ["data/prepare/train.jsonl"], "outs": ["data/train/model"]},
+    "prepare": {"deps": ["data/raw"], "outs": ["data/prepare/train"]},
+    "train": {"deps": ["data/prepare/train"], "outs": ["data/train/model"]},
     "evaluate": {"deps": ["data/train/model"], "outs": [{"metrics/plots": {"cache": False}}]},
 }
 

@@ -38,7 +38,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Fit]:
     monkeypatch.setattr(tune_hyperparameters, "_validation_loss", loss)
     tokens = tiny.tokenizer()
     for split in ("train", "validation"):
-        tiny.pairs(tokens, tmp_path / f"ids/{split}.parquet")
+        tiny.pairs(tokens, tmp_path / f"ids/{split}")
     tokens.save_pretrained(tmp_path / "ids/tokenizer")
     return seen
 

@@ -42,9 +42,9 @@ def pair(tokens: PreTrainedTokenizerBase, source: str) -> Pair:
     return Pair(source, tokens(source + "\n")["input_ids"], target_ids, len(text(source)))
 
 
-def pairs(tokens: PreTrainedTokenizerBase, path: Path) -> Pairs:
-    write_pairs(path, [pair(tokens, source) for source in FACTS])
-    return Pairs(path)
+def pairs(tokens: PreTrainedTokenizerBase, folder: Path) -> Pairs:
+    write_pairs(folder, [[pair(tokens, source) for source in FACTS]])
+    return Pairs(folder)
 
 
 def settings(**overrides: Any) -> Fit:

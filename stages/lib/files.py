@@ -3,16 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     with whole_file(path) as part:
-        part.write_text(text + "\n", "utf-8")
+        part.write_text(text, "utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,10 +26,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object a line, keys in the order given, in bounded memory."""
+    with jsonl_writer(path) as write:
+        for record in records:
+            write(record)
+
+
+@contextmanager
+def jsonl_writer(path: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yields what adds a record to a file that is there only when the block ends well."""
     # a lone surrogate has no UTF-8; written as \\udXXX it is valid JSON and reads back as it was
     with whole_file(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
-        for record in records:
-            lines.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        yield lambda record: print(json.dumps(record, ensure_ascii=False, allow_nan=False), file=lines)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

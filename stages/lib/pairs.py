@@ -1,6 +1,6 @@
 """A pair: one source and one of its targets as token ids, as `tokenize` writes it and training reads it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.lib.files import whole_file
+from stages.lib.shards import shard_paths, write_shards
 
 _SCHEMA = pa.schema(
     [
@@ -24,8 +24,9 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Pair:
-    """`id` is that of the example; pairs of one example stand together. `target_ids` ends with the end token.
-    `target_bytes` is the length of the target's text in UTF-8: losses by the byte compare different tokenizers."""
+    """`id` is that of the example; pairs of one example stand together. Loss is on `target_ids`, all of them, which
+    end with the end token unless the text goes on in the next pair. `target_bytes` is the length of the target's text
+    in UTF-8: losses by the byte compare different tokenizers."""
 
     id: str
     source_ids: list[int]
@@ -33,17 +34,20 @@ class Pair:
     target_bytes: int
 
 
-def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    columns = {name: [getattr(pair, name) for pair in pairs] for name in _SCHEMA.names}
-    with whole_file(path) as part:
-        pq.write_table(pa.table(columns, schema=_SCHEMA), part)
+def write_pairs(folder: Path, batches: Iterable[Sequence[Pair]]) -> None:
+    write_shards(folder, _SCHEMA, map(_table, batches))
+
+
+def _table(pairs: Sequence[Pair]) -> pa.Table:
+    return pa.table({name: [getattr(pair, name) for pair in pairs] for name in _SCHEMA.names}, schema=_SCHEMA)
 
 
 class Pairs:
-    """The pairs of a parquet file, held as Arrow arrays: as Python lists they would take ten times the memory."""
+    """The pairs of a folder, held as Arrow arrays: as Python lists they would take ten times the memory."""
 
-    def __init__(self, path: Path, first: int | None = None) -> None:
-        self._table = pq.read_table(path, schema=_SCHEMA)[:first].combine_chunks()
+    def __init__(self, folder: Path, first: int | None = None) -> None:
+        tables = [pq.read_table(path, schema=_SCHEMA) for path in shard_paths(folder)]
+        self._table = pa.concat_tables(tables)[:first].combine_chunks()
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -13,7 +13,8 @@ class UserError(Exception):
     """A mistake that its user can mend: each line names the place and says what to do."""
 
     def __init__(self, lines: str | Iterable[str]) -> None:
-        self.lines = [lines] if isinstance(lines, str) else list(lines)
+        # names of files and columns may hold line ends of their own
+        self.lines = [" ".join(line.splitlines())[:2000] for line in ([lines] if isinstance(lines, str) else lines)]
         super().__init__("\n".join(self.lines))
 
 

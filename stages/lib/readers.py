@@ -1,129 +1,159 @@
-"""Raw files as rows, each with the line it came from."""
+"""The rows of a split, wherever they lie: a file, a folder, a glob, aligned files, or a data set on the hub."""
 
-import csv
-import json
-import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from tqdm import tqdm
+
+from stages.lib.compressed import COMPRESSED
+from stages.lib.examples import SPLITS, Split
+from stages.lib.formats import KINDS, READERS, Bar, Row, Source, read_aligned
+from stages.lib.params.prepare import Files, Hub, Prepare
 from stages.lib.process import UserError
+from stages.lib.templates import Template
 
 
 @dataclass(frozen=True)
-class Row:
-    """`line` counts from 1 and is where the row ends; `problem` says why its values can't be used, if they can't."""
+class Origin:
+    """One file, or one bundle of aligned files by column, or one split on the hub, with the split it was given for."""
 
-    line: int
-    values: dict[str, Any]
-    problem: str | None = None
+    split: Split
+    name: str
+    files: Path | Mapping[str, Path] | None
 
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.paths())
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    """Rows of a .csv, .tsv or .jsonl file, streamed.
-
-    Raises:
-        UserError: no such file, an unknown kind of file, bytes that are not UTF-8, or (csv, tsv) a column of
-            `columns` that the header lacks. A single bad row is no error: it comes with its `problem`.
-    """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(f"{path}: kind of file unknown; there are {', '.join(_READERS)}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; see prepare in params.yaml")
-    try:
-        yield from reader(path, columns)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); convert it, for example with iconv") from None
+    def paths(self) -> list[Path]:
+        if self.files is None:
+            return []
+        return [self.files] if isinstance(self.files, Path) else list(self.files.values())
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    return _read_delimited(path, columns, delimiter=",", strict=True)
-
-
-def _read_tsv(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    # text/tab-separated-values knows no quoting: a quotation mark is one
-    return _read_delimited(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_delimited(path: Path, columns: tuple[str, ...], **dialect: Any) -> Iterator[Row]:
-    # Python's default limit of 128 KiB a field would end the stage at the first long document
-    csv.field_size_limit(sys.maxsize)
-    # utf-8-sig: spreadsheets put a byte order mark before the first column's name
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        records = csv.reader(lines, **dialect)
-        header = next(_records(records, path), None)
-        if header is None:
-            raise UserError(f"{path}: empty file")
-        if missing := [column for column in columns if column not in header.fields]:
-            raise UserError(f"{path}: no column {', '.join(missing)}; there are {', '.join(header.fields)}")
-        for record in _records(records, path):
-            if record.problem is None and len(record.fields) == len(header.fields):
-                yield Row(record.line, dict(zip(header.fields, record.fields, strict=True)))
-            else:
-                problem = record.problem or f"{len(record.fields)} fields where the header has {len(header.fields)}"
-                yield Row(record.line, {"fields": record.fields}, problem)
-
-
-@dataclass(frozen=True)
-class _Record:
-    line: int
-    fields: list[str]
-    problem: str | None = None
-
-
-def _records(records: Any, path: Path) -> Iterator[_Record]:
-    """The records of a csv.reader, bad ones too; blank lines hold none.
+def origins(params: Prepare) -> list[Origin]:
+    """In the order of the splits, then by name, so that the same folder is read the same way on every machine.
 
     Raises:
-        UserError: a quote that is never closed, which would make one field of all the rows below it.
+        UserError: no such file, an empty folder or glob, a file of unknown kind, or one that is in two splits.
     """
-    while True:
-        start = records.line_num + 1
+    named: dict[Split, Files | None] = {"train": params.train, "validation": params.validation, "test": params.test}
+    found = [
+        origin
+        for split in SPLITS
+        if (files := named[split]) is not None
+        for origin in ([Origin(split, str(files), None)] if params.hub else _local(split, files, params))
+    ]
+    mistakes = [line for origin in found for line in _mistakes(origin, params)] + _shared(found, named)
+    if mistakes:
+        raise UserError(mistakes)
+    return found
+
+
+def _local(split: Split, files: Files, params: Prepare) -> Iterator[Origin]:
+    folder = Path(params.folder)
+    if isinstance(files, dict):
+        yield Origin(split, ", ".join(files.values()), {column: folder / name for column, name in files.items()})
+        return
+    place = folder / files
+    if any(character in files for character in "*?["):
         try:
-            fields = next(records, None)
-        except csv.Error as error:
-            if "unexpected end of data" in str(error):
-                raise UserError(f"{path}: the quote opened on line {start} is never closed") from None
-            yield _Record(records.line_num, [], str(error))
-            continue
-        if fields is None:
-            return
-        if fields:
-            yield _Record(records.line_num, fields)
+            found = sorted(path for path in folder.glob(files) if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise UserError(f"params.yaml: prepare -> {split}: `{files}` is no glob: {error}") from None
+    elif place.is_dir():
+        inside = (path for path in place.rglob("*") if path.is_file())
+        found = sorted(path for path in inside if not _is_hidden(path.relative_to(place)))
+    else:
+        found = [place]
+    if not found:
+        raise UserError(f"{place}: no file there; see prepare -> {split} in params.yaml")
+    for path in found:
+        yield Origin(split, path.relative_to(folder).as_posix(), path)
 
 
-def _read_jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line, parse_constant=_refuse, parse_float=_finite)
-            except (ValueError, RecursionError) as error:
-                yield Row(number, {"text": line.rstrip("\n")}, f"not JSON: {error}")
-                continue
-            if not isinstance(values, dict):
-                yield Row(number, {"value": values}, "not a JSON object")
-            elif missing := [column for column in columns if column not in values]:
-                yield Row(number, values, f"no key {', '.join(missing)}")
-            else:
-                yield Row(number, values)
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
+def _mistakes(origin: Origin, params: Prepare) -> Iterator[str]:
+    for path in origin.paths():
+        if not path.is_file():
+            yield f"{path}: no such file; see prepare -> {origin.split} in params.yaml"
+        elif isinstance(origin.files, Path) and params.reading.kind is None and _kind(path) not in READERS:
+            endings = ", ".join(KINDS)
+            yield f"{path}: unknown ending ({endings} are known); set prepare.reading.kind, or name files by a glob"
 
 
-def _finite(number: str) -> float:
-    value = float(number)
-    return value if math.isfinite(value) else _refuse(number)
+def _shared(found: Sequence[Origin], named: Mapping[Split, Files | None]) -> list[str]:
+    """A file that serves two splits puts every row of one into the other."""
+    owner: dict[Path, Split] = {}
+    lines = []
+    for origin in found:
+        for path in origin.paths():
+            first = owner.setdefault(path, origin.split)
+            if first != origin.split:
+                lines.append(f"{path}: read for {first} and for {origin.split}; see prepare -> {first} in params.yaml")
+    return lines
 
 
-_READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[Row]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-}
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
+    return KINDS.get(suffixes[-1], "") if suffixes else ""
+
+
+def read_rows(origin: Origin, params: Prepare) -> Iterator[Row]:
+    """Streamed, under a progress bar over bytes that knows what is left.
+
+    Raises:
+        UserError: a file that can't be read as what it is said to be; see `formats`.
+    """
+    if params.hub is not None:
+        yield from tqdm(_read_hub(params.hub, origin.name), desc=f"prepare {origin.name}", unit=" rows")
+        return
+    with tqdm(total=origin.size(), desc=f"prepare {origin.name}", unit="B", unit_scale=True) as bar:
+        if isinstance(origin.files, Mapping):
+            sources = {column: _source(path, params, bar.update) for column, path in origin.files.items()}
+            _check_aligned(sources, params)
+            yield from read_aligned(sources)
+        elif origin.files is not None:
+            source = _source(origin.files, params, bar.update)
+            yield from READERS[params.reading.kind or _kind(origin.files)](source)
+
+
+def _source(path: Path, params: Prepare, progress: Bar) -> Source:
+    return Source(path, params.reading, _columns(params), progress)
+
+
+def _columns(params: Prepare) -> list[str]:
+    """That a table must have, as far as params tell."""
+    templates = [Template(text) for text in (params.source, params.target) if text is not None]
+    fields = [field for template in templates for field in template.fields]
+    named = [name for name in (params.messages, params.split.field) if name is not None]
+    return list(dict.fromkeys(fields + named))
+
+
+def _check_aligned(sources: Mapping[str, Source], params: Prepare) -> None:
+    if missing := [name for name in _columns(params) if name not in sources]:
+        raise UserError(
+            f"params.yaml: prepare: no column {', '.join(missing)} among the aligned files {', '.join(sources)}"
+        )
+
+
+def _read_hub(hub: Hub, split: str) -> Iterator[Row]:
+    # seconds to import, and only here of use
+    from datasets import ClassLabel, load_dataset
+
+    try:
+        data: Any = load_dataset(hub.name, hub.config, split=split, revision=hub.revision)
+    except Exception as error:  # `datasets` raises errors of a dozen libraries for a name, a network or a file
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"params.yaml: prepare -> hub: {hub.name}, split {split}, can't be loaded: {text}") from None
+    labels = {name: feature for name, feature in data.features.items() if isinstance(feature, ClassLabel)}
+    for number, values in enumerate(data, start=1):
+        for name, feature in labels.items():
+            with suppress(ValueError, TypeError):  # -1 and null stand for no label, as in many test splits
+                values[name] = feature.int2str(values[name])
+        yield Row(number, values)

@@ -17,7 +17,7 @@ Facts = dict[str, str]
 
 
 def main() -> None:
-    train, test = (list(read_examples(Path(f"data/prepare/{split}.jsonl"))) for split in ("train", "test"))
+    train, test = (list(read_examples(Path(f"data/prepare/{split}"))) for split in ("train", "test"))
     known = [(facts(example), example.targets[0]) for example in train]
     report("fixed template", [template(facts(example)) for example in test], test)
     report("nearest example, values exchanged", [exchanged(facts(example), known) for example in test], test)

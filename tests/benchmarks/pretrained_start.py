@@ -31,9 +31,9 @@ def main(checkpoint: Path, learning_rate: float) -> None:
     random = section(Model, name="scratch", architecture=_architecture(checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        prepare.run(read_section(Prepare), target=data / "prepare")
+        prepare.run(read_section(Prepare), processes=None, target=data / "prepare")
         roomy = section(Tokenize, max_source_tokens=256, max_target_tokens=224)
-        tokenize.run(roomy, pretrained, source=data / "prepare", target=data / "tokenize")
+        tokenize.run(roomy, pretrained, processes=None, source=data / "prepare", target=data / "tokenize")
         losses: dict[str, list[float]] = {"pretrained": [], "random": []}
         for seed in SEEDS:
             for name, model in (("pretrained", pretrained), ("random", random)):
@@ -56,7 +56,7 @@ def _architecture(checkpoint: Path) -> dict[str, object]:
 
 def _first_epoch(model: Model, settings: Fit, data: Path, folder: Path) -> float:
     network = base_model(model, open_vocabulary(data / "tokenizer"), settings.dropout, settings.seed)
-    train, validation = Pairs(data / "train.parquet"), Pairs(data / "validation.parquet")
+    train, validation = Pairs(data / "train"), Pairs(data / "validation")
     return fit(network, train, validation, settings, folder, workers=0, title=folder.name).best()[1]
 
 

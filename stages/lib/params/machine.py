@@ -8,5 +8,6 @@ from stages.lib.params import Section
 
 
 class Machine(Section):
+    processes: Annotated[int, Field(ge=1)] | None
     generation_batch_size: Annotated[int, Field(ge=1)]
     loader_workers: Annotated[int, Field(ge=0)]

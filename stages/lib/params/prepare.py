@@ -1,31 +1,153 @@
-"""Section `prepare`: where the raw text is and how it is split."""
+"""Section `prepare`: where the raw text is, how it is read, cleaned and checked, and how it is split."""
 
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages.lib.params import Section
+from stages.lib.templates import Template
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+# a file, a folder or a glob; or column -> file, for aligned files
+Files = str | dict[str, str]
+
+
+class Hub(Section):
+    name: str
+    config: str | None
+    revision: str
+
+
+class Reading(Section):
+    kind: Literal["csv", "tsv", "json", "jsonl", "parquet", "text", "dialog"] | None
+    encoding: str
+    columns: list[str] | None
+    records: str | None
+    text_row: Literal["line", "paragraph", "file"]
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)  # which refuses encodings of no text, such as hex
+        except LookupError:
+            raise ValueError(
+                f"`{encoding}` is no encoding that Python knows; usual are utf-8, latin-1, utf-16"
+            ) from None
+        return encoding
+
+
+class Clean(Section):
+    encoding: bool
+    html_entities: bool
+    unicode: Literal["NFC", "NFKC"] | None
+    control_characters: bool
+    whitespace: Literal["keep", "strip", "collapse"]
+
+
+class Mask(Section):
+    emails: bool
+    phones: bool
+    phone_region: str | None
+    cards: bool
+
+
+class Range(Section):
+    """Bounds of a length, both included; null is no bound."""
+
+    min: Count | None
+    max: Count | None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}: no text can be kept")
+        return self
+
+
+class Lengths(Section):
+    source_characters: Range
+    source_words: Range
+    target_characters: Range
+    target_words: Range
+
+
+class Duplicates(Section):
+    compare: Literal["pair", "source", "target"]
+    in_train: Literal["set_aside", "keep"]
+    near: Annotated[float, Field(ge=0.5, le=1)] | None
+
+
+class Split(Section):
+    by: Literal["hash", "group", "stratum", "order"]
+    field: str | None
+    validation_fraction: Fraction
+    test_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _field_where_needed(self) -> "Split":
+        if self.by in ("group", "stratum") and self.field is None:
+            raise ValueError(f"by: {self.by} needs `field`, the column that holds it")
+        if self.by == "hash" and self.field is not None:
+            raise ValueError("`field` is not read with by: hash; use by: group, stratum or order, or field: null")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+
+class Limits(Section):
+    max_set_aside_fraction: Fraction
+    max_duplicate_fraction: Fraction
+    max_leak_fraction: Fraction
 
 
 class Prepare(Section):
     folder: str
-    train: str
-    validation: str | None
-    test: str | None
-    source_column: str
-    target_column: str
+    train: Files
+    validation: Files | None
+    test: Files | None
+    hub: Hub | None
+    reading: Reading
+    source: str | None
+    target: str | None
+    messages: str | None
     group_references: bool
-    validation_fraction: Fraction
-    test_fraction: Fraction
-    max_set_aside_fraction: Fraction
+    clean: Clean
+    mask: Mask
+    lengths: Lengths
+    duplicates: Duplicates
+    split: Split
+    limits: Limits
+    shown_examples: Count
     seed: int
 
     @field_validator("train", "validation", "test")
     @classmethod
-    def _inside_folder(cls, name: str | None) -> str | None:
-        if name is not None and (PurePath(name).is_absolute() or ".." in PurePath(name).parts):
-            raise ValueError(f"`{name}` is outside prepare.folder, so DVC would not see it change")
-        return name
+    def _inside_folder(cls, files: Files | None) -> Files | None:
+        for name in [] if files is None else [files] if isinstance(files, str) else files.values():
+            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                raise ValueError(f"`{name}` is outside prepare.folder, so DVC would not see it change")
+        return files
+
+    @field_validator("source", "target")
+    @classmethod
+    def _is_template(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is not None and not Template(template).fields:
+            raise ValueError(f"`{template}` names no column; write one in braces, such as {{{info.field_name}}}")
+        return template
+
+    @model_validator(mode="after")
+    def _one_kind_of_row(self) -> "Prepare":
+        if (self.target is None) == (self.messages is None):
+            raise ValueError("give either `target` (and `source`, for other than free text) or `messages`")
+        if self.messages is not None and self.source is not None:
+            raise ValueError("source: with `messages`, the turns before an answer are its source; write source: null")
+        if self.source is None and self.group_references:
+            raise ValueError("group_references: without a source template there is nothing to group by; write false")
+        if self.source is None and self.messages is None and self.duplicates.compare == "source":
+            raise ValueError("duplicates -> compare: without a source template there is no source to compare")
+        if self.hub is not None and any(isinstance(files, dict) for files in (self.train, self.validation, self.test)):
+            raise ValueError("train, validation, test: with `hub` they are names of its splits")
+        return self

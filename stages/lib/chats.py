@@ -1,0 +1,70 @@
+"""Conversations: messages in the two usual forms, their roles checked, and the examples that they hold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.lib.templates import Unusable, as_text
+
+# both forms in use: role and content; from and value (with its own names of the roles)
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+# who may speak after whom; None is the start. A tool's results may come before a question or after it.
+_BEFORE: dict[str, tuple[str | None, ...]] = {
+    "system": (None,),
+    "user": (None, "system", "assistant", "tool"),
+    "assistant": ("user", "tool"),
+    "tool": (None, "system", "user", "assistant", "tool"),
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: str
+    text: str
+
+
+def read_turns(messages: Any) -> list[Turn]:
+    """Raises Unusable unless `messages` is a conversation: known roles in a possible order, an answer among them."""
+    if not isinstance(messages, list):
+        raise Unusable("bad_messages", "the messages are no list")
+    turns = [_turn(number, message) for number, message in enumerate(messages, start=1)]
+    for number, turn in enumerate(turns, start=1):
+        before = turns[number - 2].role if number > 1 else None
+        if before not in _BEFORE[turn.role]:
+            place = f"after {before}" if before else "at the start"
+            raise Unusable("wrong_role_order", f"message {number}: {turn.role} {place}")
+    if all(turn.role != "assistant" for turn in turns):
+        raise Unusable("no_answer", "no message of the assistant")
+    return turns
+
+
+def _turn(number: int, message: Any) -> Turn:
+    if not isinstance(message, Mapping):
+        raise Unusable("bad_messages", f"message {number} is no object")
+    for role_key, text_key in (("role", "content"), ("from", "value")):
+        if role_key in message and text_key in message:
+            role = _ROLES.get(str(message[role_key]).lower())
+            if role is None:
+                raise Unusable("bad_messages", f"message {number}: role {message[role_key]!r} unknown")
+            return Turn(role, as_text(f"message {number}", message[text_key]))
+    raise Unusable("bad_messages", f"message {number} has neither role and content nor from and value")
+
+
+def answers(turns: Sequence[Turn]) -> list[tuple[str, str]]:
+    """(what was said before, answer) for every turn of the assistant."""
+    return [(render(turns[:i]), turn.text) for i, turn in enumerate(turns) if turn.role == "assistant"]
+
+
+def render(turns: Sequence[Turn]) -> str:
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in turns)

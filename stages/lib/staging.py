@@ -1,0 +1,264 @@
+"""Raw rows -> clean texts with all that later decisions about them need, written aside batch by batch."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.lib.chats import Turn, answers, read_turns
+from stages.lib.cleaning import Cleaner, count_words
+from stages.lib.examples import Split
+from stages.lib.formats import Row
+from stages.lib.params.prepare import Prepare, Range
+from stages.lib.similarity import Hashes, band_keys, bands_and_rows, key, normalised, shingles
+from stages.lib.templates import Template, Unusable, as_text, value_at
+
+# the order in which splits claim what stands in several: what is reported on comes first
+RANKS: dict[Split, int] = {"test": 0, "validation": 1, "train": 2}
+
+_KEPT = pa.schema(
+    [
+        ("row", pa.int64()),  # counts all rows of all files
+        ("origin", pa.int32()),  # position among the origins
+        ("line", pa.int64()),
+        ("rank", pa.int8()),  # of the split that the file was given for
+        ("example_key", pa.uint64()),  # rows that share it make one example, or (ungrouped) are copies of each other
+        ("pair_key", pa.uint64()),  # what `duplicates.compare` compares, normalised; the next two as well
+        ("source_key", pa.uint64()),
+        ("target_key", pa.uint64()),
+        ("place", pa.float64()),  # in [0, 1), from the seed and what must stay in one split
+        ("stratum", pa.string()),
+        ("time", pa.float64()),
+        ("characters", pa.int64()),
+        ("answers", pa.int64()),  # examples that the row makes, if it is not one of several references
+        ("references", pa.int64()),
+        ("sources", pa.list_(pa.string())),  # one a turn of the assistant, else a single one
+        ("targets", pa.list_(pa.list_(pa.string()))),
+        ("near_source", pa.string()),  # normalised, only where near duplicates are looked for
+        ("near_target", pa.string()),
+    ]
+)
+_ASIDE = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("origin", pa.int32()),
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("characters", pa.int64()),
+        ("values", pa.string()),  # JSON
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one origin, `first` being the number of the first among all rows."""
+
+    number: int
+    first: int
+    origin: int
+    split: Split
+    rows: list[Row]
+
+
+@dataclass
+class Report:
+    """What became of one batch."""
+
+    split: Split
+    read: int = 0
+    changed: Counter[str] = field(default_factory=Counter)
+    masked: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Of one row: a source with its targets, or one such pair for every answer of a conversation."""
+
+    sources: list[str]
+    targets: list[list[str]]
+
+    def joined(self) -> tuple[str, str]:
+        """What is compared with other rows. Of a conversation, the last source with its answer is all of it."""
+        return self.sources[-1], "\n".join(self.targets[-1])
+
+
+@dataclass(frozen=True)
+class Stager:
+    """Stages batches, in any process and in any order."""
+
+    params: Prepare
+    folder: Path
+
+    def __call__(self, batch: Batch) -> Report:
+        cleaner = Cleaner(self.params.clean, self.params.mask)
+        kept: list[dict[str, Any]] = []
+        bands: list[Hashes] = []
+        aside: list[dict[str, Any]] = []
+        for number, row in enumerate(batch.rows, start=batch.first):
+            place = {"row": number, "origin": batch.origin, "line": row.line}
+            try:
+                if row.problem is not None:
+                    raise row.problem
+                texts = self._texts(row.values, cleaner)
+                kept.append(place | {"rank": RANKS[batch.split]} | self._facts(texts, row.values))
+            except Unusable as problem:
+                values = json.dumps(row.values, default=str)
+                reason = {"reason": problem.reason, "detail": problem.detail}
+                aside.append(place | reason | {"characters": len(values), "values": values})
+        if near := self.params.duplicates.near:
+            bands = [_bands(record, near) for record in kept]
+        self._write(batch.number, kept, bands, aside)
+        return Report(batch.split, len(batch.rows), cleaner.changed, cleaner.masked)
+
+    def _texts(self, values: Mapping[str, Any], cleaner: Cleaner) -> Texts:
+        """Raises Unusable."""
+        params = self.params
+        if params.messages is not None:
+            turns = read_turns(value_at(params.messages, values))
+            pairs = answers([Turn(turn.role, _clean(turn.text, turn.role, cleaner)) for turn in turns])
+            texts = Texts([source for source, _ in pairs], [[answer] for _, answer in pairs])
+        else:
+            source = "" if params.source is None else _clean(Template(params.source).render(values), "source", cleaner)
+            targets = Template(params.target or "").render_all(values)
+            texts = Texts([source], [[_clean(target, "target", cleaner) for target in targets]])
+        self._check(texts)
+        return texts
+
+    def _check(self, texts: Texts) -> None:
+        lengths = self.params.lengths
+        for source, targets in zip(texts.sources, texts.targets, strict=True):
+            if not targets or not all(target.strip() for target in targets):
+                raise Unusable("empty_target", "an answer is empty" if self.params.messages else "the target is empty")
+            if self.params.source is not None and not source.strip():
+                raise Unusable("empty_source", "the source is empty")
+            for name, text in (("source", source), *(("target", target) for target in targets)):
+                _check_length(name, "characters", len(text), getattr(lengths, f"{name}_characters"))
+                words: Range = getattr(lengths, f"{name}_words")
+                if words.min is not None or words.max is not None:
+                    _check_length(name, "words", count_words(text), words)
+
+    def _facts(self, texts: Texts, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of `_KEPT` about the content of a row."""
+        params, split = self.params, self.params.split
+        source, target = (normalised(text) for text in texts.joined())
+        by = as_text(split.field, value_at(split.field, values)) if split.field is not None else None
+        if by is not None and _SURROGATE.search(by):
+            raise Unusable("lone_surrogate", f"{split.field} holds half of a surrogate pair")
+        compared = {"pair": (source, target), "source": (source,), "target": (target,)}[params.duplicates.compare]
+        if params.group_references:
+            identity = [texts.sources[0], *([by] if by is not None and split.by == "group" else [])]
+        else:
+            identity = [*texts.sources, *(target for targets in texts.targets for target in targets)]
+        free = params.source is None and params.messages is None
+        together = by if split.by == "group" and by is not None else target if free else source
+        return {
+            "example_key": key(*identity),
+            "pair_key": key(*compared),
+            "source_key": key(source),
+            "target_key": key(target),
+            "place": key(str(params.seed), together) / 2**64,
+            "stratum": by if split.by == "stratum" else None,
+            "time": _time(split.field, by) if split.by == "order" and by is not None else 0.0,
+            "characters": sum(map(len, texts.sources))
+            + sum(len(text) for targets in texts.targets for text in targets),
+            "answers": len(texts.sources),
+            "references": sum(map(len, texts.targets)),
+            "sources": texts.sources,
+            "targets": texts.targets,
+            "near_source": source if params.duplicates.near and params.duplicates.compare != "target" else "",
+            "near_target": target if params.duplicates.near and params.duplicates.compare != "source" else "",
+        }
+
+    def _write(
+        self, number: int, kept: list[dict[str, Any]], bands: Sequence[Hashes], aside: list[dict[str, Any]]
+    ) -> None:
+        table = pa.Table.from_pylist(kept, schema=_KEPT)
+        if near := self.params.duplicates.near:
+            columns = np.array(bands, np.uint64).reshape(-1, bands_and_rows(near)[0]).T
+            for band, column in enumerate(columns):
+                table = table.append_column(band_column(band), pa.array(column))
+        pq.write_table(table, self.folder / f"kept-{number:06}.parquet")
+        pq.write_table(pa.Table.from_pylist(aside, schema=_ASIDE), self.folder / f"aside-{number:06}.parquet")
+
+
+class Staged:
+    """One kind of staged tables, `kept` or `aside`, of which rows are fetched by their numbers.
+
+    The database leaves texts to this: it handles rows by the thousand, which may be gigabytes of long documents.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        tables = ((pq.read_metadata(path), path) for path in sorted(folder.glob(f"{kind}-*.parquet")))
+        filled = [(table.row_group(0).column(0).statistics.min, path) for table, path in tables if table.num_rows]
+        self._first_rows = [first for first, _ in filled]
+        self._paths = [path for _, path in filled]
+
+    def fetch(self, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Row -> its columns. Reads every table that holds one of the rows, once."""
+        wanted = np.unique(np.array(rows, np.int64))
+        tables = np.searchsorted(self._first_rows, wanted, side="right") - 1
+        found: dict[int, dict[str, Any]] = {}
+        for number in np.unique(tables):
+            table = pq.read_table(self._paths[number], columns=["row", *columns])
+            places = np.searchsorted(table["row"].to_numpy(), wanted[tables == number])
+            found |= {record.pop("row"): record for record in table.take(places).to_pylist()}
+        return found
+
+
+def band_column(band: int) -> str:
+    return f"band_{band}"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _clean(text: str, name: str, cleaner: Cleaner) -> str:
+    if not text.isascii() and _SURROGATE.search(text):
+        raise Unusable("lone_surrogate", f"the {name} holds half of a surrogate pair")
+    return cleaner(text)
+
+
+def _check_length(name: str, unit: str, length: int, bounds: Range) -> None:
+    if bounds.min is not None and length < bounds.min:
+        raise Unusable("too_short", f"the {name} has {length:,} {unit}, fewer than {bounds.min:,}")
+    if bounds.max is not None and length > bounds.max:
+        raise Unusable("too_long", f"the {name} has {length:,} {unit}, more than {bounds.max:,}")
+
+
+def _time(name: str | None, text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 date, UTC where it says nothing else; or the number that stands there."""
+    for read in (float, _iso_seconds):
+        try:
+            time = read(text)
+        except (ValueError, OverflowError):
+            continue
+        if math.isfinite(time):
+            return time
+    raise Unusable("no_time", f"{name} holds neither a number nor an ISO 8601 date")
+
+
+def _iso_seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _bands(record: Mapping[str, Any], near: float) -> Hashes:
+    """Of source and target apart, so that shared pieces of one never stand in for those of the other: where both are
+    similar to the threshold, so is their union."""
+    return band_keys(np.concatenate(list(_parts(record))), near)
+
+
+def _parts(record: Mapping[str, Any]) -> Iterator[Hashes]:
+    for salt, name in enumerate(("near_source", "near_target")):
+        yield shingles(record[name], salt)

@@ -1,0 +1,922 @@
+"""Bad inputs of the prepare stage: a bad row is set aside with its place and reason and its neighbours stay, or the
+stage stops with lines for its user; nothing else, and no row is lost. Some inputs only look bad: these are read right.
+"""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from stages.lib.examples import SPLITS, read_examples
+from stages.lib.files import read_json, read_jsonl
+from stages.lib.params import read_section
+from stages.lib.params.prepare import Prepare
+from stages.lib.process import UserError
+from stages.prepare import run
+from tests.build import PARAMS, section
+
+Pair = tuple[str, str]  # of a source and one of its targets
+Text = str | bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    files: Mapping[str, bytes]  # the first is train, unless params say otherwise
+    kept: Sequence[Pair] = ()  # all pairs of train, in order
+    aside: Sequence[tuple[str, int, str]] = ()  # file, line, reason
+    stop: str | None = None  # a piece of what the user is told
+    params: Mapping[str, Any] = field(default_factory=dict)
+    may_stop: bool = False  # to refuse the whole file is as good as to set the row aside
+
+
+@dataclass(frozen=True)
+class Prepared:
+    pairs: list[Pair]
+    aside: list[dict[str, Any]]
+    account: dict[str, Any]
+    held_out: int  # references of validation and test
+
+
+GOOD = [("g1", "G1"), ("g2", "G2"), ("g3", "G3")]
+FREE = [("", target) for _, target in GOOD]
+CHATS = [(f"user: {source}", target) for source, target in GOOD]
+
+FREE_TEXT: dict[str, Any] = {"source": None, "group_references": False}
+CHAT: dict[str, Any] = {**FREE_TEXT, "target": None, "messages": "messages"}
+DIALOG: dict[str, Any] = {**CHAT, "reading": {"kind": "dialog"}}
+NO_CLEANING: dict[str, Any] = {
+    "clean": {
+        "encoding": False,
+        "html_entities": False,
+        "unicode": None,
+        "control_characters": False,
+        "whitespace": "keep",
+    }
+}
+
+
+def as_bytes(text: Text) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def lines(*texts: Text) -> bytes:
+    return b"".join(as_bytes(text) + b"\n" for text in texts)
+
+
+def in_csv(*bad: Text) -> bytes:
+    """Among good rows, the first bad one on line 4."""
+    return lines("facts,text", "g1,G1", "g2,G2", *bad, "g3,G3")
+
+
+def in_tsv(*bad: Text) -> bytes:
+    return lines("facts\ttext", "g1\tG1", "g2\tG2", *bad, "g3\tG3")
+
+
+def record(source: Any, target: Any, **others: Any) -> str:
+    return json.dumps({"facts": source, "text": target, **others})
+
+
+def in_jsonl(*bad: Text, **others: Any) -> bytes:
+    """Among good rows, which have the other fields too; the first bad one on line 3."""
+    good = [record(*pair, **others) for pair in GOOD]
+    return lines(*good[:2], *bad, good[2])
+
+
+def in_json(*bad: str) -> bytes:
+    """As the third row of a list, on line 3."""
+    good = [record(*pair) for pair in GOOD]
+    return "[{}]".format(",\n".join([*good[:2], *bad, good[2]])).encode()
+
+
+def in_text(*bad: Text) -> bytes:
+    return lines("G1", "G2", *bad, "G3")
+
+
+def chat(*messages: Any) -> str:
+    return json.dumps({"messages": list(messages)})
+
+
+def said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def in_chats(*bad: Text) -> bytes:
+    good = [chat(said("user", source), said("assistant", target)) for source, target in GOOD]
+    return lines(*good[:2], *bad, good[2])
+
+
+def in_dialogs(*bad: Text) -> bytes:
+    """The first bad line is line 5."""
+    return lines("1 g1\tG1", "", "1 g2\tG2", "", *bad, "", "1 g3\tG3", "")
+
+
+def parquet(columns: Mapping[str, Any], names: Sequence[str] | None = None) -> bytes:
+    table = pa.table(dict(columns))
+    sink = io.BytesIO()
+    pq.write_table(table.rename_columns(list(names)) if names else table, sink)
+    return sink.getvalue()
+
+
+def in_parquet(texts: Any = None, **others: Any) -> bytes:
+    """Four rows, the third of which is bad: by its text, or by another column."""
+    texts = pa.array(["G1", "G2", None, "G3"]) if texts is None else texts
+    return parquet({"facts": ["g1", "g2", "b", "g3"], "text": texts, **others})
+
+
+def not_utf8() -> pa.Array:
+    return pa.array([b"G1", b"G2", b"\xff", b"G3"]).view(pa.string())
+
+
+def damaged(content: bytes) -> bytes:
+    """With other bytes in its middle."""
+    middle = len(content) // 2
+    return content[: middle - 8] + b"\xff\x00" * 8 + content[middle + 8 :]
+
+
+def merged(values: Any, overrides: Any) -> Any:
+    """With sections merged at every depth."""
+    if not (isinstance(values, dict) and isinstance(overrides, dict)):
+        return overrides
+    return {**values, **{name: merged(values.get(name), new) for name, new in overrides.items()}}
+
+
+@cache
+def usual() -> dict[str, Any]:
+    return read_section(Prepare, PARAMS).model_dump()
+
+
+def reads(name: str, file: str, content: bytes, *more: Pair, kept: Sequence[Pair] = GOOD, **params: Any) -> Case:
+    """`more` are pairs that stand before the last good row."""
+    return Case(name, {file: content}, [*kept[:2], *more, *kept[2:]], params=params)
+
+
+def sets(name: str, file: str, content: bytes, reason: str, line: int, *more: Pair, **params: Any) -> Case:
+    good = CHATS if "messages" in params else FREE if params.get("source", "") is None else GOOD
+    return Case(name, {file: content}, [*good[:2], *more, *good[2:]], [(file, line, reason)], params=params)
+
+
+def either(name: str, file: str, content: bytes, reason: str, line: int, **params: Any) -> Case:
+    return Case(name, {file: content}, GOOD, [(file, line, reason)], params=params, may_stop=True)
+
+
+STRICT = {"limits": {"max_set_aside_fraction": 0.1}}
+
+
+def stops(name: str, files: str | Mapping[str, bytes], content: bytes, stop: str, **params: Any) -> Case:
+    return Case(name, {files: content} if isinstance(files, str) else files, stop=stop, params=params)
+
+
+CSV_GOOD, JSONL_GOOD, TEXT_GOOD = in_csv(), in_jsonl(), in_text()
+WIDE = "facts,text\ng1,G1\ng2,G2\né,ɸ\ng3,G3\n"
+LATIN = "facts,text\ng1,G1\ng2,G2\né,É\ng3,G3\n".encode("latin-1")
+LONG = "x" * 50_000_000
+
+CSV = [
+    sets("csv-too-many-fields", "t.csv", in_csv("b,B,c"), "wrong_number_of_fields", 4),
+    sets("csv-too-few-fields", "t.csv", in_csv("b"), "wrong_number_of_fields", 4),
+    sets("csv-comma-at-line-end", "t.csv", in_csv("b,B,"), "wrong_number_of_fields", 4),
+    sets("csv-latin-1-row", "t.csv", in_csv(b"b,\xe9"), "not_decodable", 4),
+    sets("csv-half-a-utf-8-character-at-the-end", "t.csv", CSV_GOOD + b"b,\xe2\x82", "not_decodable", 5),
+    sets("csv-text-after-closing-quote", "t.csv", in_csv('"b" x,B'), "bad_quoting", 4),
+    sets("csv-quote-closed-by-that-of-the-next-row", "t.csv", in_csv('b,"B', 'c,"C"'), "bad_quoting", 5),
+    sets(
+        "csv-line-after-a-multi-line-row",
+        "t.csv",
+        in_csv('"b\nb","B\n\nB"', "c"),
+        "wrong_number_of_fields",
+        8,
+        ("b\nb", "B\n\nB"),
+    ),
+    sets("csv-line-after-blank-lines", "t.csv", in_csv("", "", "b"), "wrong_number_of_fields", 6),
+    sets("csv-blanks-on-a-line", "t.csv", in_csv("   "), "wrong_number_of_fields", 4),
+    sets("csv-empty-source", "t.csv", in_csv(",B"), "empty_source", 4),
+    sets("csv-empty-target", "t.csv", in_csv("b,"), "empty_target", 4),
+    sets("csv-target-of-blanks", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4),
+    sets("csv-target-of-blanks-kept", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4, **NO_CLEANING),
+    sets("csv-target-of-zero-width", "t.csv", in_csv("b,\u200b\ufeff"), "empty_target", 4),
+    sets("csv-target-of-html-entities", "t.csv", in_csv("b,&nbsp;&#8203;&#32;"), "empty_target", 4),
+    sets("csv-nothing-but-nul", "t.csv", in_csv("b,\0\0"), "empty_target", 4),
+    sets("csv-nul-in-copies", "t.csv", in_csv("b\0,B", "b\0,B"), "duplicate", 5, ("b\0", "B"), **NO_CLEANING),
+    sets(
+        "csv-columns-given",
+        "t.csv",
+        lines("g1,G1", "g2,G2", "b", "g3,G3"),
+        "wrong_number_of_fields",
+        3,
+        reading={"columns": ["facts", "text"]},
+    ),
+    reads("csv-stray-quote-in-a-field", "t.csv", in_csv('b "x",5" B'), ('b "x"', '5" B')),
+    reads("csv-byte-order-mark", "t.csv", b"\xef\xbb\xbf" + CSV_GOOD),
+    reads(
+        "csv-byte-order-mark-beats-params",
+        "t.csv",
+        b"\xef\xbb\xbf" + WIDE.encode(),
+        ("é", "ɸ"),
+        reading={"encoding": "latin-1"},
+    ),
+    reads("csv-utf-16-with-mark", "t.csv", WIDE.encode("utf-16"), ("é", "ɸ")),
+    reads("csv-utf-16-be-with-mark", "t.csv", b"\xfe\xff" + WIDE.encode("utf-16-be"), ("é", "ɸ")),
+    reads("csv-utf-32-with-mark", "t.csv", WIDE.encode("utf-32"), ("é", "ɸ")),
+    reads("csv-utf-16-named", "t.csv", WIDE.encode("utf-16-le"), ("é", "ɸ"), reading={"encoding": "utf-16-le"}),
+    reads("csv-latin-1-named", "t.csv", LATIN, ("é", "É"), reading={"encoding": "latin-1"}),
+    reads("csv-crlf", "t.csv", CSV_GOOD.replace(b"\n", b"\r\n")),
+    reads("csv-cr", "t.csv", CSV_GOOD.replace(b"\n", b"\r")),
+    reads("csv-mixed-newlines", "t.csv", b"facts,text\r\ng1,G1\ng2,G2\rg3,G3"),
+    reads("csv-blank-lines", "t.csv", b"\n\r\n" + CSV_GOOD.replace(b"\n", b"\n\n")),
+    reads("csv-nul-removed", "t.csv", in_csv("b\0b,B\0"), ("bb", "B")),
+    reads("csv-nul-kept", "t.csv", in_csv("b\0b,B\0"), ("b\0b", "B\0"), **NO_CLEANING),
+    reads(
+        "csv-control-characters-kept",
+        "t.csv",
+        in_csv("b\x1b[0m,\x07\u202eB\x7f"),
+        ("b\x1b[0m", "\x07\u202eB\x7f"),
+        **NO_CLEANING,
+    ),
+    reads("csv-field-over-128-kib", "t.csv", in_csv("b," + "x" * 200_000), ("b", "x" * 200_000)),
+    reads("csv-name-in-capitals", "T.CSV", CSV_GOOD),
+    stops("csv-quote-never-closed-in-mid-file", "t.csv", in_csv('b,"B'), "t.csv: the quote opened on line 4"),
+    stops("csv-quote-never-closed-at-the-end", "t.csv", CSV_GOOD + b'b,"B', "t.csv: the quote opened on line 5"),
+    stops("csv-utf-16-not-named", "t.csv", CSV_GOOD.decode().encode("utf-16-le"), "prepare.reading.encoding"),
+    stops("csv-utf-16-cut-off", "t.csv", WIDE.encode("utf-16")[:-1], "t.csv: not in the encoding"),
+    stops(
+        "csv-utf-16-wrongly-named",
+        "t.csv",
+        CSV_GOOD + b"x",
+        "t.csv: not in the encoding",
+        reading={"encoding": "utf-16"},
+    ),
+    stops("csv-column-twice", "t.csv", lines("facts,text,text", "g1,G1,G1"), "t.csv: column text stands twice"),
+    stops("csv-no-such-column", "t.csv", lines("facts,txt", "g1,G1"), "t.csv: no column text; there are facts, txt"),
+    stops("csv-semicolons", "t.csv", lines("facts;text", "g1;G1"), "no column facts, text; there are facts;text"),
+    stops("csv-line-end-in-the-header", "t.csv", lines('"facts\nx",text', "g1,G1"), "t.csv: no column facts"),
+    stops("csv-line-end-in-a-doubled-column", "t.csv", lines('facts,text,"a\n","a\n"', "g1,G1,,"), "stands twice"),
+    stops("csv-bad-quoting-in-the-header", "t.csv", lines('"facts" x,text', "g1,G1"), "expected after"),
+    stops("csv-that-is-one-huge-line", "t.csv", b"x," * 60_000, "t.csv: "),
+    stops("csv-header-of-1-mb", "t.csv", b"x" * 1_000_000 + b"\n", "t.csv: no column facts"),
+    stops("csv-header-only", "t.csv", lines("facts,text"), "no examples for train"),
+    stops("csv-empty", "t.csv", b"", "t.csv: empty file"),
+    stops("csv-mark-only", "t.csv", b"\xef\xbb\xbf", "t.csv: empty file"),
+    stops("csv-columns-given-too-few", "t.csv", CSV_GOOD, "t.csv: no column text", reading={"columns": ["facts"]}),
+    sets("tsv-too-many-fields", "t.tsv", in_tsv("b\tB\tc"), "wrong_number_of_fields", 4),
+    sets("tsv-latin-1-row", "t.tsv", in_tsv(b"b\t\xe9"), "not_decodable", 4),
+    reads("tsv-quotes", "t.tsv", in_tsv('"b\t"B" b'), ('"b', '"B" b')),
+    stops("tsv-empty", "t.tsv", b"", "t.tsv: empty file"),
+]
+
+
+def nested(source: str, value: Any) -> str:
+    return json.dumps({"facts": source, "a": {"b": value}})
+
+
+def in_nested(bad: str) -> bytes:
+    return lines(*(nested(source, [target]) for source, target in GOOD[:2]), bad, nested("g3", ["G3"]))
+
+
+def bad_json(name: str, bad: Text, reason: str, *more: Pair, **params: Any) -> Case:
+    return sets(f"jsonl-{name}", "t.jsonl", in_jsonl(bad), reason, 3, *more, **params)
+
+
+def bad_split(name: str, by: str, bad: str, reason: str, good: Any = "2024-01-01") -> Case:
+    split = {"by": by, "field": "at"}
+    return sets(f"split-{name}", "t.jsonl", in_jsonl(bad, at=good), reason, 3, split=split)
+
+
+JSON_LINES = [
+    bad_json("missing-key", '{"facts": "b"}', "missing_field"),
+    bad_json("null", record("b", None), "missing_field"),
+    bad_json("true", record(True, "B"), "no_text"),
+    bad_json("object", record({"a": "b"}, "B"), "no_text"),
+    bad_json("source-is-a-list", record(["b"], "B"), "no_text"),
+    bad_json("nan", '{"facts": NaN, "text": "B"}', "no_json"),
+    bad_json("infinity", '{"facts": "b", "text": "B", "n": -Infinity}', "no_json"),
+    bad_json("number-too-large", '{"facts": "b", "text": 1e999}', "no_json"),
+    bad_json("number-of-5000-digits", '{"facts": "b", "text": ' + "9" * 5000 + "}", "no_json"),
+    bad_json("key-twice", '{"facts": "b", "text": "B", "text": "C"}', "no_json"),
+    bad_json("too-deep", "[" * 100_000, "no_json"),
+    bad_json("cut-off", '{"facts": "b", "te', "no_json"),
+    bad_json("cut-off-in-an-escape", '{"facts": "b", "text": "\\u12', "no_json"),
+    bad_json("trailing-comma", '{"facts": "b", "text": "B",}', "no_json"),
+    bad_json("comma-after-the-row", record("b", "B") + ",", "no_json"),
+    bad_json("two-on-a-line", record("b", "B") + record("c", "C"), "no_json"),
+    bad_json("single-quotes", "{'facts': 'b', 'text': 'B'}", "no_json"),
+    bad_json("comment", "// b", "no_json"),
+    bad_json("raw-control-character", '{"facts": "b\tb", "text": "B"}', "no_json"),
+    bad_json("mark-in-mid-file", "\ufeff" + record("b", "B"), "no_json"),
+    bad_json("list", '["b", "B"]', "no_object"),
+    bad_json("text", '"b"', "no_object"),
+    bad_json("null-for-a-row", "null", "no_object"),
+    bad_json("latin-1", b'{"facts": "b", "text": "\xe9"}', "not_decodable"),
+    bad_json("utf-8-of-a-surrogate", b'{"facts": "b", "text": "\xed\xa0\xbd"}', "not_decodable"),
+    bad_json("half-pair-in-the-source", r'{"facts": "\ud83d", "text": "B"}', "lone_surrogate"),
+    bad_json("half-pair-in-the-target", r'{"facts": "b", "text": "\ude00\ud83d"}', "lone_surrogate"),
+    bad_json("half-pair-that-looks-undecoded", r'{"facts": "b", "text": "\udc80"}', "lone_surrogate"),
+    bad_json("empty-source", record(" \n", "B"), "empty_source"),
+    bad_json("targets-none", record("b", []), "empty_target"),
+    bad_json("targets-with-null", record("b", ["B", None]), "missing_field"),
+    bad_json("targets-with-an-empty-one", record("b", ["B", ""]), "empty_target"),
+    bad_json("targets-in-a-list-in-a-list", record("b", [["B"]]), "no_text"),
+    bad_json("too-short", record("b", "B"), "too_short", lengths={"target_characters": {"min": 2}}),
+    bad_json("too-long", record("b b b", "B"), "too_long", lengths={"source_words": {"max": 2}}),
+    bad_split("time-is-no-date", "order", record("b", "B", at="yesterday"), "no_time"),
+    bad_split("time-is-not-finite", "order", record("b", "B", at="nan"), "no_time"),
+    bad_split("time-out-of-range", "order", record("b", "B", at="9999-99-99"), "no_time"),
+    bad_split("time-missing", "order", record("b", "B"), "missing_field", good=17.5),
+    bad_split("stratum-missing", "stratum", record("b", "B"), "missing_field"),
+    bad_split("stratum-is-true", "stratum", record("b", "B", at=True), "no_text"),
+    bad_split("stratum-is-half-a-pair", "stratum", record("b", "B", at="\ud83d"), "lone_surrogate"),
+    bad_split("group-null", "group", record("b", "B", at=None), "missing_field"),
+    sets("nested-null", "t.jsonl", in_nested(nested("b", None)), "missing_field", 3, target="{a.b}"),
+    sets("nested-null-above", "t.jsonl", in_nested('{"facts": "b", "a": null}'), "missing_field", 3, target="{a.b}"),
+    sets("nested-in-text", "t.jsonl", in_nested('{"facts": "b", "a": "b"}'), "missing_field", 3, target="{a.b}"),
+    sets("nested-past-the-end", "t.jsonl", in_nested(nested("b", [])), "missing_field", 3, target="{a.b.0}"),
+    reads("jsonl-numbers", "t.jsonl", in_jsonl(record(-7, 1.5)), ("-7", "1.5")),
+    reads("jsonl-long-number", "t.jsonl", in_jsonl(record("b", 10**4000)), ("b", str(10**4000))),
+    reads("jsonl-target-is-a-list", "t.jsonl", in_jsonl(record("b", ["B", 2])), ("b", "B"), ("b", "2")),
+    reads("jsonl-surrogate-pair", "t.jsonl", in_jsonl(record("b", "\U0001f600")), ("b", "\U0001f600")),
+    reads("jsonl-half-pair-in-a-field-not-used", "t.jsonl", in_jsonl(record("b", "B", c="\ud83d")), ("b", "B")),
+    reads("jsonl-null-in-a-field-not-used", "t.jsonl", in_jsonl(record("b", "B", c=None)), ("b", "B")),
+    reads("jsonl-nul", "t.jsonl", in_jsonl(record("b\0", "\0B")), ("b\0", "\0B"), **NO_CLEANING),
+    reads(
+        "jsonl-line-separators",
+        "t.jsonl",
+        in_jsonl('{"facts": "b\u2028\x85", "text": "B\u2029B"}'),
+        ("b\u2028\x85", "B\u2029B"),
+        **NO_CLEANING,
+    ),
+    reads("jsonl-return-between-tokens", "t.jsonl", in_jsonl('{"facts": "b",\r "text": "B"}\r'), ("b", "B")),
+    reads("jsonl-blank-lines", "t.jsonl", JSONL_GOOD.replace(b"\n", b"\n \r\n\n")),
+    reads("jsonl-byte-order-mark", "t.jsonl", b"\xef\xbb\xbf" + JSONL_GOOD),
+    reads("jsonl-utf-16", "t.jsonl", JSONL_GOOD.decode().encode("utf-16")),
+    reads("jsonl-line-of-50-mb", "t.jsonl", in_jsonl(record("b", LONG)), ("b", LONG)),
+    stops(
+        "jsonl-that-is-csv",
+        "t.jsonl",
+        CSV_GOOD,
+        "prepare.limits.max_set_aside_fraction",
+        limits={"max_set_aside_fraction": 0.5},
+    ),
+    stops(
+        "jsonl-that-is-a-list",
+        "t.jsonl",
+        in_json().replace(b"\n", b""),
+        "1 no_object; the first: t.jsonl line 1",
+        limits={"max_set_aside_fraction": 0.2},
+    ),
+    stops(
+        "jsonl-template-with-an-unknown-column",
+        "t.jsonl",
+        JSONL_GOOD,
+        "missing_field; the first: t.jsonl line 1",
+        source="{question}",
+    ),
+    stops("jsonl-empty", "t.jsonl", b"", "no examples for train"),
+    stops("jsonl-all-files-empty", "t.jsonl", b"", "no examples for train", validation=None, test=None),
+    stops("jsonl-blank", "t.jsonl", b"\n \n", "no examples for train"),
+    stops("jsonl-utf-16-not-named", "t.jsonl", JSONL_GOOD.decode().encode("utf-16-be"), "t.jsonl: every other byte"),
+]
+
+JSON = [
+    either("json-null-row", "t.json", in_json("null"), "no_object", 3),
+    either("json-text-row", "t.json", in_json('"b"'), "no_object", 3),
+    either("json-missing-key", "t.json", in_json('{"facts": "b"}'), "missing_field", 3),
+    either("json-half-pair", "t.json", in_json(r'{"facts": "b", "text": "\ud83d"}'), "lone_surrogate", 3),
+    either("json-key-twice", "t.json", in_json('{"facts": "b", "text": "B", "text": "C"}'), "no_json", 3),
+    either("json-number-too-large", "t.json", in_json('{"facts": "b", "text": 1e999}'), "no_text", 3),
+    either("json-number-of-5000-digits", "t.json", in_json('{"facts": "b", "text": ' + "9" * 5000 + "}"), "no_text", 3),
+    either("json-nan", "t.json", in_json('{"facts": "b", "text": NaN}'), "no_text", 3),
+    either("json-latin-1", "t.json", in_json(record("b", "%")).replace(b"%", b"\xe9"), "not_decodable", 3),
+    reads("json", "t.json", in_json('\n\n{"facts": "b",\r\n "text": 1.5}'), ("b", "1.5")),
+    reads(
+        "json-records", "t.json", b'{"n": 1, "data": {"rows": ' + in_json() + b"}}", reading={"records": "data.rows"}
+    ),
+    stops("json-object-at-the-top", "t.json", b'{"data": ' + in_json() + b"}", "prepare.reading.records names the key"),
+    stops(
+        "json-records-of-nothing",
+        "t.json",
+        b'{"data": ' + in_json() + b"}",
+        "`rows`",
+        reading={"records": "rows"},
+    ),
+    stops("json-lines-named-json", "t.json", JSONL_GOOD, "after row 0"),
+    stops("json-cut-off", "t.json", in_json()[:-20], "after row 2"),
+    stops("json-trailing-comma", "t.json", in_json()[:-1] + b",]", "after row 3"),
+    stops("json-more-after-the-list", "t.json", in_json() + b"]", "after row 3"),
+    stops("json-empty", "t.json", b"", "t.json: "),
+    stops("json-empty-list", "t.json", b"[]", "no examples for train"),
+    stops("json-number", "t.json", b"7", "at the top"),
+    reads("json-utf-16", "t.json", in_json().decode().encode("utf-16")),
+    reads("json-byte-order-mark", "t.json", b"\xef\xbb\xbf" + in_json()),
+]
+
+NANOSECONDS, LATE = pa.array([1] * 4, pa.timestamp("ns")), pa.array([10**14] * 4, pa.timestamp("s"))
+PARQUET = [
+    sets("parquet-null", "t.parquet", in_parquet(), "missing_field", 3),
+    sets("parquet-null-beside-nan", "t.parquet", in_parquet(n=[1.0, 2.0, float("nan"), 4.0]), "missing_field", 3),
+    sets("parquet-null-beside-bytes", "t.parquet", in_parquet(n=[b"\xff"] * 4), "missing_field", 3),
+    sets("parquet-null-beside-times", "t.parquet", in_parquet(n=[datetime(2024, 1, 1)] * 4), "missing_field", 3),
+    either("parquet-null-beside-nanoseconds", "t.parquet", in_parquet(n=NANOSECONDS), "missing_field", 3),
+    either("parquet-null-beside-years-past-9999", "t.parquet", in_parquet(n=LATE), "missing_field", 3),
+    sets("parquet-empty-text", "t.parquet", in_parquet(["G1", "G2", "", "G3"]), "empty_target", 3),
+    either("parquet-not-utf-8", "t.parquet", in_parquet(not_utf8()), "not_decodable", 3),
+    either("parquet-damaged", "t.parquet", damaged(in_parquet()), "missing_field", 3),
+    reads(
+        "parquet-list-of-targets", "t.parquet", parquet({"facts": ["g1", "g2", "g3"], "text": [["G1"], ["G2"], ["G3"]]})
+    ),
+    reads(
+        "parquet-path-into-a-struct",
+        "t.parquet",
+        parquet({"facts": ["g1", "g2", "g3"], "a": [{"b": target} for _, target in GOOD]}),
+        target="{a.b}",
+    ),
+    stops(
+        "parquet-binary",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": [b"G1"]}),
+        "t.parquet line 1, text holds a byte",
+        **STRICT,
+    ),
+    reads(
+        "parquet-time",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": [datetime(2024, 1, 1)]}),
+        kept=[("g1", "2024-01-01T00:00:00")],
+    ),
+    stops(
+        "parquet-duration",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": pa.array([1], pa.duration("s"))}),
+        "t.parquet line 1, text holds a timedelta",
+        **STRICT,
+    ),
+    stops(
+        "parquet-struct",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": [{"a": "G1"}]}),
+        "line 1, text holds an object",
+        **STRICT,
+    ),
+    stops(
+        "parquet-decimal",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": [Decimal("1.5")]}),
+        "line 1, text holds a",
+        **STRICT,
+    ),
+    stops(
+        "parquet-nan",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": [float("nan")]}),
+        "a number that is not finite",
+        **STRICT,
+    ),
+    stops("parquet-no-such-column", "t.parquet", parquet({"facts": ["g1"]}), "t.parquet: no column text"),
+    stops(
+        "parquet-column-twice",
+        "t.parquet",
+        parquet({"facts": ["g1"], "text": ["G1"], "n": [1]}, ["facts", "text", "text"]),
+        "t.parquet: column text stands twice",
+    ),
+    stops(
+        "parquet-no-rows",
+        "t.parquet",
+        parquet({"facts": pa.array([], pa.string()), "text": pa.array([], pa.string())}),
+        "no examples for train",
+    ),
+    stops("parquet-that-is-csv", "t.parquet", CSV_GOOD, "t.parquet: not a readable parquet file"),
+    stops("parquet-cut-off", "t.parquet", in_parquet()[:-5], "t.parquet: not a readable parquet file"),
+    stops("parquet-empty", "t.parquet", b"", "t.parquet: not a readable parquet file"),
+]
+
+TEXT = [
+    sets("text-latin-1-row", "t.txt", in_text(b"\xe9"), "not_decodable", 3, **FREE_TEXT),
+    sets("text-zero-width-row", "t.txt", in_text("\u200b"), "empty_target", 3, **FREE_TEXT),
+    sets(
+        "text-paragraph-with-latin-1",
+        "t.txt",
+        lines("G1", "", "G2", "", "", b"\xe9", "b", "", "G3"),
+        "not_decodable",
+        7,
+        reading={"text_row": "paragraph"},
+        **FREE_TEXT,
+    ),
+    Case(
+        "text-file-without-text",
+        {"t/1.txt": b"G1", "t/2.txt": b"G2\n", "t/3.txt": b" \n\n", "t/4.txt": b"G3"},
+        FREE,
+        [("t/3.txt", 3, "empty_target")],
+        params={"train": "t", "reading": {"text_row": "file"}, **FREE_TEXT},
+    ),
+    reads("text-blank-lines", "t.txt", b"\n" + TEXT_GOOD.replace(b"\n", b"\n \t\n"), kept=FREE, **FREE_TEXT),
+    reads("text-byte-order-mark", "t.txt", b"\xef\xbb\xbf" + TEXT_GOOD, kept=FREE, **FREE_TEXT),
+    reads("text-utf-16", "t.txt", TEXT_GOOD.decode().encode("utf-16"), kept=FREE, **FREE_TEXT),
+    reads(
+        "text-latin-1-named",
+        "t.txt",
+        in_text(b"\xe9"),
+        ("", "é"),
+        kept=FREE,
+        reading={"encoding": "latin-1"},
+        **FREE_TEXT,
+    ),
+    reads("text-mixed-newlines", "t.txt", b"G1\r\nG2\nb\rB\nG3", ("", "b\nB"), kept=FREE, **FREE_TEXT),
+    reads(
+        "text-line-separator",
+        "t.txt",
+        in_text("b\u2028B\x0c"),
+        ("", "b\u2028B\x0c"),
+        kept=FREE,
+        **FREE_TEXT,
+        **NO_CLEANING,
+    ),
+    reads(
+        "text-paragraphs",
+        "t.txt",
+        b"\n\nG1\r\n\r\nG2\n\nb\nB\n \nG3",
+        ("", "b\nB"),
+        kept=FREE,
+        reading={"text_row": "paragraph"},
+        **FREE_TEXT,
+    ),
+    stops("text-empty", "t.txt", b"", "no examples for train", **FREE_TEXT),
+    stops(
+        "text-empty-file",
+        "t.txt",
+        b"",
+        "prepare",
+        reading={"text_row": "file"},
+        **FREE_TEXT,
+        limits={"max_set_aside_fraction": 0.1},
+    ),
+    stops("text-with-a-source", "t.txt", TEXT_GOOD, "missing_field; the first: t.txt line 1, no facts", **STRICT),
+]
+
+
+def bad_chat(name: str, reason: str, *messages: Any) -> Case:
+    return sets(f"chat-{name}", "t.jsonl", in_chats(chat(*messages)), reason, 3, **CHAT)
+
+
+USER, ANSWER = said("user", "b"), said("assistant", "B")
+CHAT_FORMS = [
+    bad_chat("starts-with-the-answer", "wrong_role_order", ANSWER),
+    bad_chat("two-answers", "wrong_role_order", USER, ANSWER, ANSWER),
+    bad_chat("system-in-the-middle", "wrong_role_order", USER, ANSWER, said("system", "s")),
+    bad_chat("unknown-role", "bad_messages", said("teacher", "b"), ANSWER),
+    bad_chat("role-is-null", "bad_messages", said("user", "b"), {"role": None, "content": "B"}),
+    bad_chat("role-with-line-ends", "bad_messages", said("a\nb\ud83d", "b"), ANSWER),
+    bad_chat("no-answer", "no_answer", USER),
+    bad_chat("no-messages", "no_answer"),
+    bad_chat("empty-answer", "empty_target", USER, said("assistant", " \u200b")),
+    bad_chat("no-content", "bad_messages", USER, {"role": "assistant"}),
+    bad_chat("content-is-null", "missing_field", USER, said("assistant", None)),
+    bad_chat("content-is-a-list-of-parts", "no_text", USER, said("assistant", [{"type": "text", "text": "B"}])),
+    bad_chat("content-is-half-a-pair", "lone_surrogate", USER, said("assistant", "\ud83d")),
+    bad_chat("message-is-text", "bad_messages", USER, "B"),
+    sets("chat-messages-are-text", "t.jsonl", in_chats('{"messages": "b"}'), "bad_messages", 3, **CHAT),
+    sets(
+        "chat-messages-are-an-object", "t.jsonl", in_chats('{"messages": {"role": "user"}}'), "bad_messages", 3, **CHAT
+    ),
+    sets("chat-messages-missing", "t.jsonl", in_chats("{}"), "missing_field", 3, **CHAT),
+    reads(
+        "chat-from-and-value",
+        "t.jsonl",
+        in_chats(chat({"from": "human", "value": "b"}, {"from": "gpt", "value": "B"})),
+        ("user: b", "B"),
+        kept=CHATS,
+        **CHAT,
+    ),
+    reads(
+        "chat-roles-in-capitals-and-several-answers",
+        "t.jsonl",
+        in_chats(chat(said("User", "b"), said("ASSISTANT", "B"), said("user", "c"), said("assistant", "C"))),
+        ("user: b", "B"),
+        ("user: b\nassistant: B\nuser: c", "C"),
+        kept=CHATS,
+        **CHAT,
+    ),
+    sets("dialog-line-without-a-number", "t.txt", in_dialogs("hello\tB"), "bad_messages", 5, **DIALOG),
+    sets("dialog-number-only", "t.txt", in_dialogs("1 b\tB", "2"), "bad_messages", 6, **DIALOG),
+    sets("dialog-facts-only", "t.txt", in_dialogs("1 b", "2 c"), "no_answer", 6, **DIALOG),
+    sets("dialog-empty-answer", "t.txt", in_dialogs("1 b\t"), "empty_target", 5, **DIALOG),
+    sets("dialog-latin-1", "t.txt", in_dialogs(b"1 b\t\xe9", "2 c\tC"), "not_decodable", 6, **DIALOG),
+    reads(
+        "dialog-without-a-blank-line-at-the-end",
+        "t.txt",
+        in_dialogs("1 f", "2 b\tB")[:-2],
+        ("tool: f\nuser: b", "B"),
+        kept=CHATS,
+        **DIALOG,
+    ),
+    reads("dialog-crlf", "t.txt", in_dialogs("1 b\tB").replace(b"\n", b"\r\n"), ("user: b", "B"), kept=CHATS, **DIALOG),
+]
+
+ZIPPED = gzip.compress(CSV_GOOD * 50, mtime=0)
+COMPRESSED = [
+    reads("gzip", "t.csv.gz", gzip.compress(CSV_GOOD)),
+    reads("gzip-in-two-parts", "t.csv.gz", gzip.compress(CSV_GOOD[:15]) + gzip.compress(CSV_GOOD[15:])),
+    reads("xz-of-utf-16", "t.csv.xz", lzma.compress(CSV_GOOD.decode().encode("utf-16"))),
+    reads("bz2-in-capitals", "t.jsonl.BZ2", bz2.compress(JSONL_GOOD)),
+    stops("gzip-cut-off", "t.csv.gz", ZIPPED[:-10], "t.csv.gz: the compressed file ends too early"),
+    stops(
+        "gzip-cut-off-json",
+        "t.json.gz",
+        gzip.compress(in_json())[:-10],
+        "t.json.gz: the compressed file ends too early",
+    ),
+    stops("gzip-that-is-not", "t.csv.gz", CSV_GOOD, "t.csv.gz: not a sound .gz file"),
+    stops("gzip-damaged", "t.csv.gz", damaged(ZIPPED), "t.csv.gz: not a sound .gz file"),
+    stops("gzip-wrong-checksum", "t.csv.gz", ZIPPED[:-8] + b"\0" * 4 + ZIPPED[-4:], "t.csv.gz: not a sound .gz file"),
+    stops("gzip-with-more-after-it", "t.csv.gz", ZIPPED + b"more", "t.csv.gz: not a sound .gz file"),
+    stops("gzip-empty", "t.csv.gz", b"", "t.csv.gz: empty file"),
+    stops("bz2-damaged", "t.csv.bz2", damaged(bz2.compress(CSV_GOOD)), "download it again"),
+    stops("bz2-that-is-not", "t.jsonl.bz2", JSONL_GOOD, "download it again"),
+    stops("bz2-cut-off", "t.csv.bz2", bz2.compress(CSV_GOOD)[:-5], "t.csv.bz2: the compressed file ends too early"),
+    stops("xz-damaged", "t.csv.xz", damaged(lzma.compress(CSV_GOOD * 50)), "t.csv.xz: not a sound .xz file"),
+    stops("xz-cut-off", "t.csv.xz", lzma.compress(CSV_GOOD)[:-5], "t.csv.xz: the compressed file ends too early"),
+    stops("parquet-in-gzip", "t.parquet.gz", gzip.compress(in_parquet()), "t.parquet.gz: not a readable parquet file"),
+]
+
+TWO_FILES = {"a.csv": CSV_GOOD, "b.csv": CSV_GOOD}
+PLACES = [
+    stops("file-of-unknown-ending", "t.xlsx", b"", "prepare.reading.kind"),
+    stops("file-without-ending", "t", CSV_GOOD, "prepare.reading.kind"),
+    stops("file-in-two-splits", TWO_FILES, b"", "a.csv: read for train and for test", train="*.csv", test="a.csv"),
+    stops(
+        "file-in-two-splits-spelt-otherwise",
+        TWO_FILES,
+        b"",
+        "a.csv: read for train and for validation",
+        train="a.csv",
+        validation="./a.csv",
+    ),
+    stops("glob-of-nothing", TWO_FILES, b"", "*.tsv: no file there; see prepare -> train", train="*.tsv"),
+    stops("glob-with-a-slip", TWO_FILES, b"", "**.csv", train="**.csv"),
+    stops("folder-with-a-readme", {"t/a.csv": CSV_GOOD, "t/README.md": b"# a"}, b"", "t/README.md: ", train="t"),
+    stops("folder-with-hidden-files-only", {"t/.keep": b""}, b"", "t: no file there", train="t"),
+    stops(
+        "file-missing",
+        TWO_FILES,
+        b"",
+        "c.csv: no such file; see prepare -> validation",
+        train="a.csv",
+        validation="c.csv",
+    ),
+    stops(
+        "folder-missing",
+        TWO_FILES,
+        b"",
+        "nowhere/a.csv: no such file; see prepare -> train",
+        train="a.csv",
+        folder="nowhere",
+    ),
+    Case("folder-with-a-hidden-file", {"t/a.csv": CSV_GOOD, "t/.b/c": b"\0"}, GOOD, params={"train": "t"}),
+]
+
+ALIGNED = {"train": {"facts": "s", "text": "t"}}
+G_SOURCES, G_TARGETS = (lines(*texts) for texts in zip(*GOOD, strict=True))
+
+
+def aligned(name: str, source: Text, target: Text, reason: str) -> Case:
+    """Bad texts on the second line."""
+    files = {"s": lines("g1", source, "g2", "g3"), "t": lines("G1", target, "G2", "G3")}
+    return Case(f"aligned-{name}", files, GOOD, [("s, t", 2, reason)], params=ALIGNED)
+
+
+ALIGNED_FILES = [
+    aligned("empty-source", "", "B", "empty_source"),
+    aligned("empty-target", "b", " ", "empty_target"),
+    aligned("both-texts-empty", "", "", "empty_target"),
+    aligned("latin-1", b"\xe9", "B", "not_decodable"),
+    Case(
+        "aligned-stray-returns",
+        {"s": lines("g1", "g2", "b\rb\u2028\x85\x0c", "g3"), "t": in_text("B\r").replace(b"\n", b"\r\n")},
+        [*GOOD[:2], ("b\rb\u2028\x85\x0c", "B"), GOOD[2]],
+        params={**ALIGNED, **NO_CLEANING},
+    ),
+    Case(
+        "aligned-marks-and-no-last-line-end",
+        {"s": b"\xef\xbb\xbf" + G_SOURCES, "t": G_TARGETS[:-1]},
+        GOOD,
+        params=ALIGNED,
+    ),
+    Case(
+        "aligned-utf-16-and-gzip",
+        {"s": G_SOURCES.decode().encode("utf-16"), "t.gz": gzip.compress(G_TARGETS)},
+        GOOD,
+        params={"train": {"facts": "s", "text": "t.gz"}},
+    ),
+    stops("aligned-lengths-differ", {"s": G_SOURCES, "t": G_TARGETS + b"G4\n"}, b"", "t 4", **ALIGNED),
+    stops("aligned-one-empty", {"s": G_SOURCES, "t": b""}, b"", "t 0", **ALIGNED),
+    stops("aligned-both-empty", {"s": b"", "t": b""}, b"", "no examples for train", **ALIGNED),
+    stops("aligned-file-missing", {"s": G_SOURCES}, b"", "t: no such file; see prepare -> train", **ALIGNED),
+    stops(
+        "aligned-no-such-column",
+        {"s": G_SOURCES, "t": G_TARGETS},
+        b"",
+        "no column text among the aligned files",
+        train={"facts": "s", "target": "t"},
+    ),
+]
+
+CASES = [*CSV, *JSON_LINES, *JSON, *PARQUET, *TEXT, *CHAT_FORMS, *COMPRESSED, *PLACES, *ALIGNED_FILES]
+
+
+def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any]) -> Prepared:
+    """Runs the stage on these files, the first of which is train, beside a good row each for validation and test."""
+    is_dialog = params.get("reading", {}).get("kind") == "dialog"
+    held_out = {f"held_{split}.{'txt' if is_dialog else 'jsonl'}": held(split, is_dialog) for split in SPLITS[1:]}
+    raw, target = folder / "raw", folder / "out"
+    for name, content in {**files, **held_out}.items():
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(content)
+    names = zip(SPLITS, [next(iter(files)), *held_out], strict=True)
+    limits = {f"max_{kind}_fraction": 0.9 for kind in ("set_aside", "duplicate")}
+    ours: dict[str, Any] = {"folder": str(raw), **{split: name for split, name in names}, "limits": limits}
+    run(section(Prepare, **merged(merged(usual(), ours), params)), 1, target)
+    examples = {split: list(read_examples(target / split)) for split in SPLITS}
+    pairs = {split: [(own.source, text) for own in examples[split] for text in own.targets] for split in SPLITS}
+    aside, account = list(read_jsonl(target / "set_aside.jsonl")), read_json(target / "account.json")
+    assert account["rows_read"] == account["rows_kept"] + account["rows_set_aside"]
+    assert account["rows_set_aside"] == len(aside) == sum(account["set_aside"].values())
+    assert all(entry["detail"] and "\n" not in entry["detail"] for entry in aside)
+    return Prepared(pairs["train"], aside, account, len(pairs["validation"] + pairs["test"]))
+
+
+def held(split: str, is_dialog: bool) -> bytes:
+    """A row that is good whatever params say; its mark says that it is UTF-8."""
+    values = {"facts": split, "text": split.upper(), "a": {"b": [split]}, "at": "2024-01-01"}
+    messages = [said("user", split), said("assistant", split.upper())]
+    row = f"1 {split}\t{split.upper()}" if is_dialog else json.dumps({**values, "messages": messages})
+    return b"\xef\xbb\xbf" + lines(row)
+
+
+def check_told(error: UserError, told: str, files: Iterable[str] = ()) -> None:
+    """Each line is one, short enough to be read; together they tell what they should, and where."""
+    for line in error.lines:
+        assert line.strip()
+        assert line.splitlines() == [line]
+        assert len(line) < 4000
+    assert told in str(error)
+    assert any(place in str(error) for place in ("prepare", *(Path(name).name for name in files)))
+
+
+def short(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
+    """So that the difference to a text of 50 MB can be shown."""
+    return [tuple(text if len(text) < 300 else f"{text[:9]}… {hash(text)}" for text in pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_bad_row_is_set_aside_and_a_bad_file_is_named(tmp_path: Path, case: Case) -> None:
+    try:
+        prepared = prepare(tmp_path, case.files, case.params)
+    except UserError as error:
+        if case.stop is None and not case.may_stop:
+            raise
+        check_told(error, case.stop or next(iter(case.files)), case.files)
+        return
+    assert case.stop is None, "the stage should have stopped"
+    assert [(own["file"], own["line"], own["reason"]) for own in prepared.aside] == list(case.aside)
+    assert short(prepared.pairs) == short(case.kept)
+    assert prepared.held_out == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("good", [True, False], ids=["kept", "set-aside"])
+@pytest.mark.parametrize("depth", [200, 400, 800, 900, 940, 960, 980, 3000])
+def test_nesting_near_the_limit_of_recursion_loses_no_row(tmp_path: Path, kind: str, good: bool, depth: int) -> None:
+    """What one step can nest may be too deep for the next one."""
+    row = f'{{"facts": "b", "text": "{"B" if good else ""}", "c": {"[" * depth}{"]" * depth}}}'
+    content = in_json(row) if kind == "json" else in_jsonl(row)
+    try:
+        prepared = prepare(tmp_path, {f"t.{kind}": content}, {})
+    except UserError as error:
+        check_told(error, f"t.{kind}: ")
+        return
+    assert prepared.account["rows_read"] == 6
+    assert [pair for pair in prepared.pairs if pair != ("b", "B")] == GOOD
+    assert ("b", "B") not in prepared.pairs or good
+
+
+def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path) -> None:
+    """More text than the database may hold in memory at once."""
+    pairs = [(f"b{number}", f"{number}" + LONG[:2_000_000]) for number in range(70)]
+    prepared = prepare(tmp_path, {"t.jsonl": in_jsonl(*(record(*pair) for pair in pairs))}, {})
+    assert prepared.aside == []
+    assert short(prepared.pairs) == short([*GOOD[:2], *pairs, GOOD[2]])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        pytest.param({"reading": {"encoding": "utf-9"}}, "reading -> encoding: `utf-9` is no encoding", id="encoding"),
+        pytest.param({"reading": {"encoding": "hex"}}, "reading -> encoding: `hex`", id="encoding-of-no-text"),
+        pytest.param({"reading": {"kind": "xml"}}, "reading -> kind", id="kind"),
+        pytest.param({"reading": {"colums": ["a"]}}, "did you mean columns?", id="misspelt"),
+        pytest.param({"source": "{facts"}, "prepare -> source: ", id="brace-not-closed"),
+        pytest.param({"source": "facts}"}, "prepare -> source: ", id="brace-not-opened"),
+        pytest.param({"target": "{text:>5}"}, "the name of a column and nothing else", id="layout"),
+        pytest.param({"target": "{text!r}"}, "the name of a column and nothing else", id="conversion"),
+        pytest.param({"target": "{}"}, "the name of a column and nothing else", id="no-name"),
+        pytest.param({"target": "text"}, "names no column", id="no-column"),
+        pytest.param({"target": None}, "give either `target`", id="no-target"),
+        pytest.param({"messages": "messages"}, "give either `target`", id="target-and-messages"),
+        pytest.param({"train": "../t.csv"}, "`../t.csv` is outside prepare.folder", id="outside"),
+        pytest.param({"test": {"facts": "/s", "text": "t"}}, "`/s` is outside prepare.folder", id="absolute"),
+        pytest.param({"lengths": {"source_words": {"min": 3, "max": 2}}}, "min 3 is above max 2", id="min-above-max"),
+        pytest.param({"lengths": {"source_words": {"min": -1}}}, "lengths -> source_words -> min", id="below-zero"),
+        pytest.param({"limits": {"max_leak_fraction": 1.0}}, "limits -> max_leak_fraction", id="limit-of-one"),
+        pytest.param({"split": {"by": "group"}}, "by: group needs `field`", id="group-without-field"),
+        pytest.param({"split": {"field": "at"}}, "`field` is not read with by: hash", id="hash-with-field"),
+        pytest.param({"split": {"test_fraction": 0.95}}, "leave nothing to train on", id="no-train"),
+        pytest.param({"duplicates": {"near": 0.1}}, "duplicates -> near", id="near"),
+    ],
+)
+def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: dict[str, Any], told: str) -> None:
+    params = tmp_path / "params.yaml"
+    sections = YAML(typ="safe", pure=True).load(PARAMS)
+    with params.open("w") as file:
+        json.dump({**sections, "prepare": merged(sections["prepare"], overrides)}, file)
+    with pytest.raises(UserError) as caught:
+        read_section(Prepare, params)
+    check_told(caught.value, told)
+
+
+# lone surrogates, NULs, quotes and all line ends among them
+anything = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from('"\n\r\t,\0\u2028{}\\')), max_size=8)
+STARTS = {
+    "t.csv": b"facts,text\na,A\n",
+    "t.tsv": b"facts\ttext\na\tA\n",
+    "t.jsonl": lines(record("a", "A")),
+    "t.txt": lines("A"),
+}
+
+
+def in_form(name: str, pair: Pair) -> bytes:
+    """As a careless writer would: with nothing quoted but in JSON."""
+    if name == "t.jsonl":
+        return lines(record(*pair))
+    return {"t.csv": ",", "t.tsv": "\t"}.get(name, " ").join(pair).encode("utf-8", "surrogatepass") + b"\n"
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
+    name = draw(st.sampled_from(sorted(STARTS)))
+    row = st.tuples(anything, anything).map(lambda pair: in_form(name, pair))
+    content = b"".join(draw(st.lists(st.one_of(row, st.binary(max_size=12)), max_size=8)))
+    return name, (STARTS[name] if draw(st.booleans()) else b"") + content
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, report_multiple_bugs=False)
+@given(damaged_files())
+@example(("t.csv", STARTS["t.csv"] + b'"\n"b,B'))
+@example(("t.jsonl", b"\xff\xfe\0"))
+def test_any_bytes_are_accounted_for(tmp_path_factory: pytest.TempPathFactory, file: tuple[str, bytes]) -> None:
+    name, content = file
+    free = {"source": None} if name == "t.txt" else {}
+    try:
+        prepared = prepare(tmp_path_factory.mktemp("any"), {name: content}, {**free, "group_references": False})
+    except UserError as error:
+        check_told(error, "", [name])
+        return
+    assert prepared.account["rows_kept"] == len(prepared.pairs) + prepared.held_out
+    assert sum(prepared.account["references"].values()) == prepared.account["rows_kept"]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(pairs=st.lists(st.tuples(anything, anything), max_size=8), whitespace=st.sampled_from(["keep", "strip"]))
+@example(pairs=[("b\u2028", "\x85B"), ("\0", "\ud800"), ("b", "\ufeff")], whitespace="keep")
+def test_no_pair_of_texts_is_lost_or_changed(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], whitespace: str
+) -> None:
+    content = in_jsonl(*(record(*pair) for pair in pairs))
+    clean = {**NO_CLEANING["clean"], "whitespace": whitespace}
+    prepared = prepare(tmp_path_factory.mktemp("any"), {"t.jsonl": content}, {"clean": clean})
+    found = Counter(prepared.pairs)
+    for own in prepared.aside:
+        # a copy of another row is told as its texts, the rest as it was read
+        source, target = own["row"].get("sources"), own["row"].get("targets")
+        found[(own["row"]["facts"], own["row"]["text"]) if source is None else (source[0], target[0][0])] += 1
+    read = [*GOOD[:2], *pairs, GOOD[2]]
+    if whitespace == "strip":
+        read, found = [strip(pair) for pair in read], Counter(map(strip, found.elements()))
+    assert found == Counter(read)
+
+
+def strip(pair: Pair) -> Pair:
+    return pair[0].strip(), pair[1].strip()
