@@ -27,7 +27,7 @@ from stages.lib.params import read_section
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.process import UserError, launch
+from stages.lib.process import UserError, launch, uncollected
 from stages.lib.vocabulary import load_vocabulary, train_vocabulary
 
 SOURCE = Path("data/prepare")
@@ -106,9 +106,9 @@ def _texts(train: Path, params: Tokenize) -> Iterator[str]:
 
 def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
     batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
-    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar:
-        for batch in one_ahead(map(encoder, batches)):
-            yield batch
+    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar, uncollected():
+        for ids in one_ahead(map(encoder.ids, batches)):
+            yield (batch := encoder.fitted(ids))
             bar.update(len(batch))
 
 

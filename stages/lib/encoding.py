@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -12,8 +13,11 @@ from stages.lib.pairs import Pair
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.templates import Unusable
 
+# examples, then the ids of each source and of each target of them all
+Ids = tuple[Sequence[Example], list[list[int]], list[list[int]]]
 
-@dataclass
+
+@dataclass(slots=True)
 class Encoded:
     """One example. Lengths are in tokens, before anything was cut, split or set aside."""
 
@@ -36,11 +40,19 @@ class Encoder:
         self._backend = _plain_backend(tokenizer) if tokenizer.is_fast else None
 
     def __call__(self, examples: Sequence[Example]) -> list[Encoded]:
-        prompts = [self._prompt(example.source) for example in examples]
-        sources = self._ids(prompts, special=True)
-        targets = iter(self._ids([target for example in examples for target in example.targets], special=False))
+        return self.fitted(self.ids(examples))
+
+    def ids(self, examples: Sequence[Example]) -> Ids:
+        """The part that leaves Python's lock free."""
+        sources = self._ids([self._prompt(example.source) for example in examples], special=True)
+        targets = self._ids([target for example in examples for target in example.targets], special=False)
+        return examples, sources, targets
+
+    def fitted(self, ids: Ids) -> list[Encoded]:
+        examples, sources, targets = ids
+        rest = iter(targets)
         return [
-            self._encoded(example, source_ids, [next(targets) for _ in example.targets])
+            self._encoded(example, source_ids, list(islice(rest, len(example.targets))))
             for example, source_ids in zip(examples, sources, strict=True)
         ]
 
@@ -119,7 +131,10 @@ class Encoder:
             raise Unusable("untrainable", "the target has no token of its own, only the end token")
         limit, overlap = self._params.max_target_tokens, self._params.overlap_tokens
         ids = [*target_ids, self._tokenizer.eos_token_id]
-        if len(ids) > limit and self._params.long_target != "split":
+        if len(ids) <= limit:
+            yield Pair(name, source_ids, ids, size)
+            return
+        if self._params.long_target != "split":
             raise Unusable("long_target", f"target of {len(ids):,} tokens, more than tokenize.max_target_tokens")
         for start in range(0, len(ids), limit):
             stop = min(start + limit, len(ids))

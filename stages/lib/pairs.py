@@ -1,9 +1,8 @@
 """A pair: one source and one of its targets as token ids, as `tokenize` writes it and training reads it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +21,7 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """`id` is that of the example; pairs of one example stand together. Loss is on `target_ids`, all of them, which
     end with the end token unless the text goes on in the next pair. `target_bytes` is the length of the target's text
     in UTF-8: losses by the byte compare different tokenizers."""

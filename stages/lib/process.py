@@ -1,9 +1,11 @@
 """How a stage lives as a process: one line for a user's mistake, no orphans, an allocator that keeps its memory."""
 
 import ctypes
+import gc
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -28,6 +30,17 @@ def launch(main: Callable[[], None]) -> None:
         for line in error.lines:
             print(line, file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's search for cycles is off: where lists are made by the million, and no cycles, it takes a third of the
+    time. What is no longer referred to is freed all the same."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def die_with_parent() -> None:
