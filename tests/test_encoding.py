@@ -86,7 +86,8 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 def encode(tokenizer: PreTrainedTokenizerBase, source: str, *targets: str, **overrides: object) -> Encoded:
     plain = {"prompt": "{source}", "max_source_tokens": 10_000, "max_target_tokens": 10_000}
     example = Example("only", source, list(targets))
-    (encoded,) = Encoder(tokenizer, section(Tokenize, **(plain | overrides)))([example])
+    encoder = Encoder(tokenizer, section(Tokenize, **(plain | overrides)))
+    (encoded,) = encoder.fitted(encoder.ids([example]))
     return encoded
 
 
@@ -129,7 +130,8 @@ def test_sources_and_targets_have_the_ids_that_the_tokenizer_gives(
 def test_a_batch_gives_each_text_its_own_ids(kind: Callable[[], PreTrainedTokenizerBase]) -> None:
     tokenizer = kind()
     batch = [Example(str(number), text, [text + "!", "a fox"]) for number, text in enumerate(TEXTS)]
-    together = Encoder(tokenizer, section(Tokenize, prompt=PROMPT, max_target_tokens=200))(batch)
+    encoder = Encoder(tokenizer, section(Tokenize, prompt=PROMPT, max_target_tokens=200))
+    together = encoder.fitted(encoder.ids(batch))
     alone = [encode(tokenizer, text, text + "!", "a fox", prompt=PROMPT) for text in TEXTS]
     assert [[pair.source_ids for pair in each.pairs] for each in together] == [
         [pair.source_ids for pair in each.pairs] for each in alone

@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages import tokenize as stage
-from stages.lib.encoding import Encoded, Encoder
+from stages.lib.encoding import Encoded, Encoder, Ids
 from stages.lib.examples import SPLITS, Example, Split, write_examples
 from stages.lib.files import read_json, read_jsonl
 from stages.lib.pairs import Pair, Pairs
@@ -383,14 +383,14 @@ def test_a_new_vocabulary_knows_the_words_of_the_prompt(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_leaves_no_half_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_BATCH_EXAMPLES", 2)
-    encode = Encoder.__call__
+    fitted = Encoder.fitted
 
-    def breaks(self: Encoder, batch: Sequence[Example]) -> list[Encoded]:
-        if batch[0].id == "harbour2":
+    def breaks(self: Encoder, ids: Ids) -> list[Encoded]:
+        if ids[0][0].id == "harbour2":
             raise KeyboardInterrupt
-        return encode(self, batch)
+        return fitted(self, ids)
 
-    monkeypatch.setattr(Encoder, "__call__", breaks)
+    monkeypatch.setattr(Encoder, "fitted", breaks)
     with pytest.raises(KeyboardInterrupt):
         tokenize(tmp_path)
     whole = {path.name for path in (tmp_path / "out").iterdir() if not path.name.endswith(".part")}

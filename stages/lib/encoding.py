@@ -39,11 +39,8 @@ class Encoder:
         # the library below, without the Python around it, which would take as long as the tokenizing
         self._backend = _plain_backend(tokenizer) if tokenizer.is_fast else None
 
-    def __call__(self, examples: Sequence[Example]) -> list[Encoded]:
-        return self.fitted(self.ids(examples))
-
     def ids(self, examples: Sequence[Example]) -> Ids:
-        """The part that leaves Python's lock free."""
+        """Before anything is cut or split. This part leaves Python's lock free, so that it may run beside the other."""
         sources = self._ids([self._prompt(example.source) for example in examples], special=True)
         targets = self._ids([target for example in examples for target in example.targets], special=False)
         return examples, sources, targets
