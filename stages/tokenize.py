@@ -36,7 +36,7 @@ TARGET = Path("data/tokenize")
 _BATCH_EXAMPLES = 4096
 _BATCH_CHARACTERS = 1 << 20
 # a vocabulary is as good from evenly chosen examples of this size as from all of a larger corpus
-_VOCABULARY_CHARACTERS = 100_000_000
+_VOCABULARY_CHARACTERS = 32_000_000
 
 Write = Callable[[Mapping[str, Any]], None]
 

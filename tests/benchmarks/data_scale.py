@@ -11,20 +11,24 @@ from threading import Event, Thread
 
 import psutil
 
-from stages import prepare, tokenize
-from stages.lib.params.model import Model
-from stages.lib.params.prepare import Prepare
-from stages.lib.params.tokenize import Tokenize
 from tests.benchmarks.synthetic import write_csv
 from tests.build import section
 
 
+# each process of a stage imports this module again: what the stages import must not weigh on the other one
 def prepared(folder: Path) -> None:
+    from stages import prepare
+    from stages.lib.params.prepare import Prepare
+
     raw = section(Prepare, folder=str(folder), train="rows.csv", validation=None, test=None)
     prepare.run(raw, processes=None, target=folder / "prepare")
 
 
 def tokenized(folder: Path) -> None:
+    from stages import tokenize
+    from stages.lib.params.model import Model
+    from stages.lib.params.tokenize import Tokenize
+
     settings = section(Tokenize, vocabulary_size=2048), section(Model)
     tokenize.run(*settings, processes=None, source=folder / "prepare", target=folder / "tokenize")
 
