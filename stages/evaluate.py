@@ -18,13 +18,19 @@ from stages.lib.params import read_section
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.predictions import Prediction, read_predictions
 from stages.lib.process import launch
-from stages.lib.scores import Score, sentence_chrf, signs, text_scores
+from stages.lib.scores import text_scores
+from stages.lib.scores.labels import confusion
+from stages.lib.scores.overlap import sentence_chrf
+from stages.lib.scores.score import Score
+from stages.lib.scores.signs import signs
 
 SOURCE = Path("data")
 TARGET = Path("metrics")
 
 ACCOUNTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
 PREVIEWS = ("prepare", "tokenize")
+
+_MOST_POINTS = 5000  # of a plot that has one for each prediction: it is kept in git
 
 
 def main() -> None:
@@ -44,7 +50,7 @@ def run(params: Evaluate, source: Path, target: Path) -> None:
         write_json(target / f"{stage}.json", read_json(source / stage / "account.json"))
     for stage in PREVIEWS:
         write_text(target / f"{stage}.md", (source / stage / "preview.md").read_text("utf-8"))
-    _write_plots(target / "plots", after, source)
+    _write_plots(target / "plots", after, source, is_label_task="macro_f1" in params.metrics)
     _write_table(target / "predictions.md", after, params.shown_predictions)
     print(_summary(scores, len(after)))
 
@@ -72,14 +78,14 @@ def _numbers(texts: dict[str, Score], model: dict[str, Score], predictions: Sequ
     }
 
 
-def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) -> None:
+def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path, is_label_task: bool) -> None:
     curve = read_json(source / "train/curve.json")
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
-    lengths = [
-        (len(prediction.references[0].split()), len(prediction.prediction.split())) for prediction in predictions
-    ]
+    shown = predictions[:: -(-len(predictions) // _MOST_POINTS)]
+    lengths = [(len(own.references[0].split()), len(own.prediction.split())) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
+    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(shown) if is_label_task else ())
     _write_csv(folder / "trials.csv", ("trial", "validation_loss"), _trials(source / "tune_hyperparameters/trials.csv"))
 
 

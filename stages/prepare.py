@@ -1,8 +1,9 @@
 """Raw text -> examples in train, validation and test, and an account of every row.
 
-Reads:  the raw files in `prepare.folder`, or a data set on the hub.
+Reads:  the raw files of the scenario, in `prepare.folder`, or a data set on the hub.
 Writes: data/prepare/{train,validation,test}/ (shards), set_aside.jsonl (rows not used: file, line, reason, the row),
-        account.json (rows read = rows kept + rows set aside) and preview.md (some of both, to look at).
+        account.json (rows read = rows kept + rows set aside), labels.json (the words that targets are chosen from,
+        none for free text) and preview.md (some rows, kept and set aside, to look at).
 Random: nothing; a source's split is a hash of it and `prepare.seed`, so new rows never move old ones.
 """
 
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.batches import cores, in_batches, ordered_map
-from stages.lib.examples import SPLITS, Example, Split, write_examples
+from stages.lib.examples import SPLITS, Example, Split, write_examples, write_labels
 from stages.lib.files import write_json, write_jsonl
 from stages.lib.formats import Row
 from stages.lib.ledger import Ledger
 from stages.lib.markdown import table, write_page
-from stages.lib.params import read_section
+from stages.lib.params import read_scenario, read_section
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Limits, Prepare
 from stages.lib.process import UserError, launch
@@ -29,6 +30,7 @@ from stages.lib.staging import Batch, Stager
 TARGET = Path("data/prepare")
 
 _BATCH_ROWS = 4096
+_SHOWN_QUESTIONS = 20  # of each split: a conversation has many
 _DUPLICATE = ("duplicate", "near_duplicate")
 _LEAKED = ("in_test", "in_validation", "near_test", "near_validation")
 
@@ -45,11 +47,12 @@ class Account:
 
 
 def main() -> None:
-    run(read_section(Prepare), read_section(Machine).processes, target=TARGET)
+    params = read_section(Prepare)
+    run(params, read_section(Machine).processes, source=Path(params.folder) / read_scenario(), target=TARGET)
 
 
-def run(params: Prepare, processes: int | None, target: Path) -> None:
-    found = origins(params)
+def run(params: Prepare, processes: int | None, source: Path, target: Path) -> None:
+    found = origins(params, source)
     staged = target / ".staged"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -69,6 +72,7 @@ def run(params: Prepare, processes: int | None, target: Path) -> None:
             )
             for split in SPLITS
         }
+        write_labels(target / "labels.json", list((params.labels or {}).values()))
         write_page(target / "preview.md", "Data, as prepared", _preview(shown, account))
     finally:
         shutil.rmtree(staged)
@@ -177,7 +181,8 @@ def _write_split(folder: Path, examples: Iterator[Example], count: int, shown: i
 
 def _preview(shown: dict[Split, list[Example]], account: Account) -> Iterator[Iterable[str]]:
     for split, examples in shown.items():
-        rows = [(example.source, " ⏎ ".join(example.targets)) for example in examples]
+        questions = [question for example in examples for question in example.questions()][:_SHOWN_QUESTIONS]
+        rows = [(question.source, " ⏎ ".join(question.references)) for question in questions]
         yield table(f"Some of {split}", ("source", "targets"), rows)
     for reason, aside in account.shown.items():
         title = f"Set aside: {reason} ({account.set_aside[reason]:,} rows)"

@@ -1,16 +1,18 @@
 """Examples -> token ids; the only place where text becomes ids.
 
-Reads:  data/prepare/{train,validation,test}/; a pretrained model's tokenizer, if there is one.
+Reads:  data/prepare/{train,validation,test}/ and labels.json; a pretrained model's tokenizer, if there is one.
 Writes: data/tokenize/{train,validation,test}/ (shards of pairs of source and target), tokenizer/, set_aside.jsonl (what
-        is not used, and why), account.json and preview.md (some pairs, token by token).
+        is not used, and why), labels.json (each label as the ids of a target), account.json and preview.md (some
+        pairs, token by token).
 Random: nothing; a new vocabulary is learned from the train split alone.
 """
 
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,16 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from stages.lib.batches import in_batches, one_ahead
+from stages.lib.chat_format import PLAIN_TEMPLATE, ChatFormat
+from stages.lib.chats import render
 from stages.lib.encoding import Encoded, Encoder
-from stages.lib.examples import SPLITS, Example, Split, count_examples, read_examples
+from stages.lib.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
+from stages.lib.families import Kind
 from stages.lib.files import jsonl_writer, write_json
 from stages.lib.markdown import table, write_page
-from stages.lib.pairs import Pair, write_pairs
+from stages.lib.models import model_kind
+from stages.lib.packing import packed
+from stages.lib.pairs import Label, Pair, write_labels, write_pairs
 from stages.lib.params import read_section
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
@@ -67,16 +74,21 @@ def main() -> None:
 def run(params: Tokenize, model: Model, processes: int | None, source: Path, target: Path) -> None:
     if processes is not None:
         os.environ["RAYON_NUM_THREADS"] = str(processes)  # of the tokenizers library
-    tokenizer = _vocabulary(params, model, source / "train")
-    encoder = Encoder(tokenizer, params)
+    kind, labels = model_kind(model), read_labels(source / "labels.json")
+    _check_use(params, kind, source / "train")
+    tokenizer = _vocabulary(params, model, kind, source / "train")
     accounts = {split: Account(count_examples(source / split)) for split in SPLITS}
     start = time.monotonic()
     with jsonl_writer(target / "set_aside.jsonl") as write:
         for split, account in accounts.items():
-            encoded = _encoded(encoder, source / split, account.examples)
-            write_pairs(target / split, _counted(encoded, split, account, params.shown_examples, write))
+            encoder = Encoder(tokenizer, params, kind, labels, answers_apart=split == "test")
+            pairs = _pairs(_encoded(encoder, source / split, account.examples), split, account, write)
+            if params.pack and split == "train":
+                pairs = packed(pairs, params.max_target_tokens, params.overlap_tokens)
+            write_pairs(target / split, _counted(pairs, account, params.shown_examples))
     seconds = time.monotonic() - start
     tokenizer.save_pretrained(target / "tokenizer")
+    write_labels(target / "labels.json", _labels(encoder, labels))
     write_json(target / "account.json", {split: _summary(account) for split, account in accounts.items()})
     _check(accounts, params, target)
     write_page(target / "preview.md", "Data, as tokenized", _preview(accounts, tokenizer))
@@ -89,10 +101,31 @@ def run(params: Tokenize, model: Model, processes: int | None, source: Path, tar
     )
 
 
-def _vocabulary(params: Tokenize, model: Model, train: Path) -> PreTrainedTokenizerBase:
+def _check_use(params: Tokenize, kind: Kind, train: Path) -> None:
+    """Raises UserError where this kind of model can't be used like that."""
+    for example in islice(read_examples(train), 1):
+        is_free_text = not (example.source or example.turns)
+        if is_free_text and kind != "causal":
+            raise UserError(f"tokenize: free text (a scenario without source) needs a causal model; this one is {kind}")
+        if params.pack and not is_free_text:
+            raise UserError("tokenize: only free text can be packed (pack: true); examples with a source can't")
+
+
+def _vocabulary(params: Tokenize, model: Model, kind: Kind, train: Path) -> PreTrainedTokenizerBase:
     if model.name != "scratch":
-        return load_vocabulary(model)
-    return train_vocabulary(_texts(train, params), params.vocabulary_size)
+        tokenizer = load_vocabulary(model, params.languages.source, params.languages.target)
+    else:
+        texts = _texts(train, params)
+        tokenizer = train_vocabulary(texts, params.vocabulary_size, kind, params.vocabulary_splits)
+    is_chat = params.as_chat or any(example.turns for example in islice(read_examples(train), 1))
+    if is_chat and kind == "causal":
+        tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+        if ChatFormat(tokenizer).end_id() is None:
+            raise UserError(
+                "tokenize: the model's chat template ends an answer with no special token, so that it could not learn "
+                "to stop; remove chat_template from the checkpoint's tokenizer, and a plain one is used"
+            )
+    return tokenizer
 
 
 def _texts(train: Path, params: Tokenize) -> Iterator[str]:
@@ -100,8 +133,16 @@ def _texts(train: Path, params: Tokenize) -> Iterator[str]:
     every = characters // _VOCABULARY_CHARACTERS + 1
     for number, example in enumerate(tqdm(read_examples(train), desc="tokenize vocabulary", unit=" examples")):
         if number % every == 0:
-            yield params.prompt.replace("{source}", example.source)
-            yield from example.targets
+            if example.turns:
+                yield render(example.turns)  # with the roles: a template names them at every turn
+            else:
+                yield params.prompt.replace("{source}", example.source)
+                yield from example.targets
+
+
+def _labels(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
+    examples = [Example(label, "", [label]) for label in labels]
+    return [Label(label, ids) for label, ids in zip(labels, encoder.ids(examples)[2], strict=True)]
 
 
 def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
@@ -112,35 +153,38 @@ def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Enco
             bar.update(len(batch))
 
 
-def _counted(
-    batches: Iterable[list[Encoded]], split: Split, account: Account, shown: int, write: Write
-) -> Iterator[list[Pair]]:
-    """The pairs of each batch; what is set aside is written and all is counted as it passes by."""
-    every = max(account.examples // max(shown, 1), 1)
-    number = 0
+def _pairs(batches: Iterable[list[Encoded]], split: Split, account: Account, write: Write) -> Iterator[list[Pair]]:
+    """The pairs of each batch; what is set aside is written and the texts are counted as they pass by."""
     for batch in batches:
         for encoded in batch:
             _count(encoded, account)
-            if encoded.pairs and len(account.shown) < min(shown, number // every + 1):
-                account.shown.append(encoded.pairs[0])
             for problem in encoded.problems:
                 account.first_detail.setdefault(problem.reason, f"{encoded.example.id}, {problem.detail}")
                 reason = {"reason": problem.reason, "detail": problem.detail}
                 write({"split": split, "id": encoded.example.id, **reason, "source": encoded.example.source})
-            number += 1
         yield [pair for encoded in batch for pair in encoded.pairs]
 
 
+def _counted(batches: Iterable[list[Pair]], account: Account, shown: int) -> Iterator[list[Pair]]:
+    """The same pairs, counted, and some of them kept to show: about as many pairs as examples are expected."""
+    every = max(account.examples // max(shown, 1), 1)
+    for batch in batches:
+        for pair in batch:
+            if len(account.shown) < min(shown, account.pairs // every + 1):
+                account.shown.append(pair)
+            account.pairs += 1
+            account.kept_tokens["source"] += len(pair.source_ids)
+            account.kept_tokens["target"] += len(pair.target_ids)
+        yield batch
+
+
 def _count(encoded: Encoded, account: Account) -> None:
-    account.pairs += len(encoded.pairs)
-    account.kept_tokens["source"] += sum(len(pair.source_ids) for pair in encoded.pairs)
-    account.kept_tokens["target"] += sum(len(pair.target_ids) for pair in encoded.pairs)
     account.unknown_tokens += encoded.unknown_tokens
-    account.source_lengths[encoded.source_tokens] += 1
+    account.source_lengths.update(encoded.source_tokens)
     account.target_lengths.update(encoded.target_tokens)
     account.set_aside.update(problem.reason for problem in encoded.problems)
-    account.sources_cut += encoded.is_cut
-    account.targets_split += encoded.split_targets
+    account.sources_cut += encoded.sources_cut
+    account.targets_split += encoded.targets_split
 
 
 def _check(accounts: Mapping[Split, Account], params: Tokenize, target: Path) -> None:
@@ -157,9 +201,10 @@ def _check(accounts: Mapping[Split, Account], params: Tokenize, target: Path) ->
             elif aside > round(params.max_set_aside_fraction * total, 6) or not account.pairs:
                 limit = "are set aside, more than tokenize.max_set_aside_fraction allows"
                 lines.append(found.format(count, total, f"pairs {limit}, as {reason}", detail))
-        if account.sources_cut > round(params.max_cut_fraction * account.examples, 6):
+        sources = account.source_lengths.total()
+        if account.sources_cut > round(params.max_cut_fraction * sources, 6):
             lines.append(
-                f"tokenize: {split}: {account.sources_cut:,} of {account.examples:,} sources are cut, more than "
+                f"tokenize: {split}: {account.sources_cut:,} of {sources:,} sources are cut, more than "
                 f"tokenize.max_cut_fraction allows; see the lengths in {target / 'account.json'}"
             )
     if lines:
@@ -174,7 +219,7 @@ def _summary(account: Account) -> dict[str, Any]:
         "pairs": account.pairs,
         "pairs_set_aside": account.set_aside.total(),
         "set_aside": account.set_aside,
-        "sources_cut_fraction": round(account.sources_cut / account.examples, 4),
+        "sources_cut_fraction": round(account.sources_cut / account.source_lengths.total(), 4),
         "targets_split_fraction": round(account.targets_split / account.target_lengths.total(), 4),
         "unknown_token_fraction": round(account.unknown_tokens / read, 6),
         "source_tokens": {"total": account.kept_tokens["source"]} | _percentiles(account.source_lengths),
@@ -197,11 +242,19 @@ def _percentiles(lengths: Counter[int]) -> dict[str, int]:
 
 def _preview(accounts: Mapping[Split, Account], tokenizer: PreTrainedTokenizerBase) -> Iterator[Iterable[str]]:
     for split, account in accounts.items():
-        rows = [(_tokens(pair.source_ids, tokenizer), _tokens(pair.target_ids, tokenizer)) for pair in account.shown]
-        yield table(f"Some of {split}", ("read, without loss", "learned: every token carries loss"), rows)
+        rows = [(_tokens(pair.source_ids, tokenizer), _learned(pair, tokenizer)) for pair in account.shown]
+        yield table(f"Some of {split}", ("read, without loss", "learned, but for what is in ⟨⟩"), rows)
 
 
-def _tokens(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _learned(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands in ⟨⟩ is only read: what others say between two answers."""
+    read = set(pair.only_read)
+    parts = groupby(enumerate(pair.target_ids), key=lambda entry: entry[0] in read)
+    texts = ((is_read, _tokens([token for _, token in entries], tokenizer)) for is_read, entries in parts)
+    return "·".join(f"⟨{text}⟩" if is_read else text for is_read, text in texts)
+
+
+def _tokens(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return "·".join(str(tokenizer.decode([token])) for token in ids)
 
 

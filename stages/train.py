@@ -1,6 +1,7 @@
 """One fit with the best settings -> the model.
 
-Reads:  data/tokenize/{train,validation}/ and tokenizer/; data/tune_hyperparameters/best.json; the base model.
+Reads:  data/tokenize/{train,validation}/, tokenizer/ and labels.json; data/tune_hyperparameters/best.json; the base
+        model.
 Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), curve.json and account.json.
 Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 """
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from stages.lib.files import read_json, write_json
 from stages.lib.fitting import Curve, fit, update_steps
 from stages.lib.models import base_model, parameter_count
-from stages.lib.pairs import Pairs
+from stages.lib.pairs import Pairs, read_labels
 from stages.lib.params import read_section
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -37,7 +38,8 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     settings = _with_tuned(fit_, read_json(tuned))
     tokenizer = open_vocabulary(source / "tokenizer")
     train, validation = Pairs(source / "train"), Pairs(source / "validation")
-    network = base_model(model, tokenizer, settings.dropout, settings.seed)
+    labels = [label.word for label in read_labels(source / "labels.json")]
+    network = base_model(model, tokenizer, labels, settings.dropout, settings.seed)
     print(f"train: {_plan(network, train, settings)}")
     curve = fit(network, train, validation, settings, folder, machine.loader_workers, title="train")
     network.save_pretrained(target / "model")
@@ -58,7 +60,7 @@ def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
 
 def _plan(network: PreTrainedModel, train: Pairs, settings: Fit) -> str:
     return (
-        f"{parameter_count(network):,} parameters, {len(train):,} pairs with {train.target_tokens():,} target tokens, "
+        f"{parameter_count(network):,} parameters, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
         f"{update_steps(len(train), settings):,} updates of {settings.batch_size} pairs"
     )
 

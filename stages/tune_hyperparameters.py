@@ -1,6 +1,6 @@
 """Search on train and validation -> the best settings for the fit; params.yaml itself is never edited.
 
-Reads:  data/tokenize/{train,validation}/ and tokenizer/; the base model.
+Reads:  data/tokenize/{train,validation}/, tokenizer/ and labels.json; the base model.
 Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials),
         trials.csv and account.json.
 Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from stages.lib.files import whole_file, write_json
 from stages.lib.fitting import Diverged, fit
 from stages.lib.models import base_model
-from stages.lib.pairs import Pairs
+from stages.lib.pairs import Pairs, read_labels
 from stages.lib.params import read_section
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -79,6 +79,7 @@ class _Data:
 
     def __init__(self, source: Path, max_train_examples: int | None) -> None:
         self.tokenizer = open_vocabulary(source / "tokenizer")
+        self.labels = [label.word for label in read_labels(source / "labels.json")]
         self.train = Pairs(source / "train", first=max_train_examples)
         self.validation = Pairs(source / "validation")
 
@@ -137,7 +138,7 @@ def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
 
 def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:
     """The best of a fit with these settings; infinite where they wreck the model, which rules them out."""
-    network = base_model(model, data.tokenizer, settings.dropout, settings.seed)
+    network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
     try:
         return fit(network, data.train, data.validation, settings, folder, machine.loader_workers, title).best()[1]
     except Diverged as error:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ruamel.yaml import YAML
+
 from stages.lib.params import Section, read_section
+from stages.lib.params.model import Model
 from stages.lib.predictions import Prediction
 
 PROJECT = Path(__file__).parent.parent
@@ -15,6 +18,23 @@ S = TypeVar("S", bound=Section)
 def section(schema: type[S], **overrides: Any) -> S:
     """As the params.yaml of the tests has it, with some values replaced; checked like any other."""
     return schema.model_validate({**read_section(schema, PARAMS).model_dump(), **overrides})
+
+
+def params_of(scenario: str, folder: Path, **edits: Any) -> Path:
+    """A copy of the real params.yaml with this scenario chosen and `section__parameter` edited."""
+    yaml = YAML(typ="safe", pure=True)
+    values = yaml.load(PROJECT / "params.yaml")
+    values["scenario"] = scenario
+    for place, value in edits.items():
+        section, _, name = place.partition("__")
+        values[section][name] = value
+    yaml.dump(values, folder / "params.yaml")
+    return folder / "params.yaml"
+
+
+def scratch_model(architecture: dict[str, Any], **overrides: Any) -> Model:
+    """Random weights of this architecture."""
+    return section(Model, architecture="own", architectures={"own": architecture}, **overrides)
 
 
 def prediction(text: str, *references: str, **overrides: Any) -> Prediction:

@@ -677,14 +677,7 @@ PLACES = [
         train="a.csv",
         validation="c.csv",
     ),
-    stops(
-        "folder-missing",
-        TWO_FILES,
-        b"",
-        "nowhere/a.csv: no such file; see prepare -> train",
-        train="a.csv",
-        folder="nowhere",
-    ),
+    stops("folder-missing", TWO_FILES, b"", "nowhere/a.csv: no such file; see prepare -> train", train="nowhere/a.csv"),
     Case("folder-with-a-hidden-file", {"t/a.csv": CSV_GOOD, "t/.b/c": b"\0"}, GOOD, params={"train": "t"}),
 ]
 
@@ -747,10 +740,11 @@ def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any])
         (raw / name).write_bytes(content)
     names = zip(SPLITS, [next(iter(files)), *held_out], strict=True)
     limits = {f"max_{kind}_fraction": 0.9 for kind in ("set_aside", "duplicate")}
-    ours: dict[str, Any] = {"folder": str(raw), **{split: name for split, name in names}, "limits": limits}
-    run(section(Prepare, **merged(merged(usual(), ours), params)), 1, target)
+    ours: dict[str, Any] = {**{split: name for split, name in names}, "limits": limits}
+    run(section(Prepare, **merged(merged(usual(), ours), params)), 1, raw, target)
     examples = {split: list(read_examples(target / split)) for split in SPLITS}
-    pairs = {split: [(own.source, text) for own in examples[split] for text in own.targets] for split in SPLITS}
+    questions = {split: [question for own in examples[split] for question in own.questions()] for split in SPLITS}
+    pairs = {split: [(own.source, text) for own in questions[split] for text in own.references] for split in SPLITS}
     aside, account = list(read_jsonl(target / "set_aside.jsonl")), read_json(target / "account.json")
     assert account["rows_read"] == account["rows_kept"] + account["rows_set_aside"]
     assert account["rows_set_aside"] == len(aside) == sum(account["set_aside"].values())
@@ -836,8 +830,8 @@ def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path) -> None
         pytest.param({"target": "text"}, "names no column", id="no-column"),
         pytest.param({"target": None}, "give either `target`", id="no-target"),
         pytest.param({"messages": "messages"}, "give either `target`", id="target-and-messages"),
-        pytest.param({"train": "../t.csv"}, "`../t.csv` is outside prepare.folder", id="outside"),
-        pytest.param({"test": {"facts": "/s", "text": "t"}}, "`/s` is outside prepare.folder", id="absolute"),
+        pytest.param({"train": "../t.csv"}, "`../t.csv` is outside the scenario's folder", id="outside"),
+        pytest.param({"test": {"facts": "/s", "text": "t"}}, "`/s` is outside the scenario's folder", id="absolute"),
         pytest.param({"lengths": {"source_words": {"min": 3, "max": 2}}}, "min 3 is above max 2", id="min-above-max"),
         pytest.param({"lengths": {"source_words": {"min": -1}}}, "lengths -> source_words -> min", id="below-zero"),
         pytest.param({"limits": {"max_leak_fraction": 1.0}}, "limits -> max_leak_fraction", id="limit-of-one"),
@@ -849,9 +843,13 @@ def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path) -> None
 )
 def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: dict[str, Any], told: str) -> None:
     params = tmp_path / "params.yaml"
-    sections = YAML(typ="safe", pure=True).load(PARAMS)
+    values = YAML(typ="safe", pure=True).load(PARAMS)
+    section, part = values["prepare"], values["scenarios"]["data_to_text"]["prepare"]
+    for name, value in overrides.items():
+        home = section if name in section else part
+        home[name] = merged(home[name], value) if name in section else value
     with params.open("w") as file:
-        json.dump({**sections, "prepare": merged(sections["prepare"], overrides)}, file)
+        json.dump(values, file)
     with pytest.raises(UserError) as caught:
         read_section(Prepare, params)
     check_told(caught.value, told)
@@ -910,8 +908,8 @@ def test_no_pair_of_texts_is_lost_or_changed(
     found = Counter(prepared.pairs)
     for own in prepared.aside:
         # a copy of another row is told as its texts, the rest as it was read
-        source, target = own["row"].get("sources"), own["row"].get("targets")
-        found[(own["row"]["facts"], own["row"]["text"]) if source is None else (source[0], target[0][0])] += 1
+        row = own["row"]
+        found[(row["source"], row["targets"][0]) if "source" in row else (row["facts"], row["text"])] += 1
     read = [*GOOD[:2], *pairs, GOOD[2]]
     if whitespace == "strip":
         read, found = [strip(pair) for pair in read], Counter(map(strip, found.elements()))

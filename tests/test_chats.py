@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from stages.lib.chats import Turn, answers, read_turns, render
+from stages.lib.chats import Turn, read_turns, render
+from stages.lib.examples import Example, Question
 from stages.lib.templates import Unusable
 
 QUESTION, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -77,7 +78,11 @@ def test_what_is_no_conversation_is_refused(messages: Any, reason: str) -> None:
     assert problem.value.reason == reason
 
 
-def test_every_answer_comes_with_all_that_was_said_before_it() -> None:
-    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "c"), Turn("assistant", "d"), Turn("user", "e")]
-    assert answers(turns) == [("user: a", "b"), ("user: a\nassistant: b\ntool: c", "d")]
+def test_every_answer_is_a_question_about_all_that_was_said_before_it() -> None:
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "c"), Turn("assistant", "d")]
+    example = Example("x", "", ["b", "d"], turns)
+    assert list(example.questions()) == [
+        Question("x-1", "user: a", ["b"]),
+        Question("x-2", "user: a\nassistant: b\ntool: c", ["d"]),
+    ]
     assert render(turns[:1]) == "user: a"

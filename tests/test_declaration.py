@@ -15,6 +15,7 @@ from tests.imports import closure
 
 YAML_12 = YAML(typ="safe", pure=True)
 STAGES: dict[str, Any] = YAML_12.load(Path("dvc.yaml"))["stages"]
+SECTIONS = [file.stem for file in Path("stages/lib/params").glob("[a-z]*.py")]
 
 
 def module_of(stage: str) -> str:
@@ -37,6 +38,14 @@ def test_deps_are_exactly_the_modules_that_the_stage_imports(stage: str) -> None
     assert declared == closure(Path("stages") / f"{module_of(stage)}.py")
 
 
+def sections_of(stage: str) -> set[str]:
+    return {param.partition(".")[0] for param in STAGES[stage]["params"]} - {"scenarios"}
+
+
+def _class(section: str) -> str:
+    return section.title().replace("_", "")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_and_command_and_description_go_together(stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"exec python -m stages.{module_of(stage)}"
@@ -48,7 +57,15 @@ def test_params_are_exactly_the_sections_that_the_stage_reads(stage: str) -> Non
     schemas = {Path(file).stem for file in closure(Path("stages") / f"{module_of(stage)}.py") if "/params/" in file}
     # machine can't change a result; `fit` is only the form of what tuning searches over, see the next test
     read = schemas - {"__init__", "machine"}
-    assert {param.partition(".")[0] for param in STAGES[stage]["params"]} == read
+    assert sections_of(stage) == read
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_depends_on_the_task_is_declared_with_the_section_that_it_completes(stage: str) -> None:
+    of_scenario = {param for param in STAGES[stage]["params"] if param.startswith("scenario")}
+    schemas = {name: getattr(importlib.import_module(f"stages.lib.params.{name}"), _class(name)) for name in SECTIONS}
+    wanted = {name for name in sections_of(stage) if schemas[name].of_scenario and name in STAGES[stage]["params"]}
+    assert of_scenario == {f"scenarios.${{scenario}}.{name}" for name in wanted}
 
 
 def test_tuning_depends_on_every_setting_of_fit_but_its_length() -> None:
@@ -89,11 +106,11 @@ def test_only_evaluate_writes_what_git_keeps() -> None:
 
 
 def test_the_readme_table_names_every_stage_with_what_it_reads_and_writes() -> None:
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \|$", Path("README.md").read_text(), re.MULTILINE)
+    table = Path("README.md").read_text().partition("| stage | reads |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
     assert [row[0] for row in rows] == list(STAGES)
     for stage, reads, writes, reruns in rows:
-        sections = {param.partition(".")[0] for param in STAGES[stage]["params"]}
-        assert set(re.findall(r"`(\w+)`", reruns)) == sections, stage
+        assert set(re.findall(r"`(\w+)`", reruns)) == sections_of(stage), stage
         folders = {"/".join(dep.split("/")[:2]) for dep in STAGES[stage]["deps"] if re.match("data/(?!raw)", dep)}
         assert set(re.findall(r"`(data/\w+|metrics)/?`", reads)) == folders, stage
         target = "metrics" if stage == "evaluate" else f"data/{module_of(stage)}"

@@ -69,12 +69,13 @@ def test_a_text_cut_at_the_limit_is_called_so(trained: Trained) -> None:
 def test_a_checkpoints_own_generation_settings_are_not_obeyed(trained: Trained) -> None:
     tokens, network = trained
     expected = decoded(trained)
-    network.generation_config = GenerationConfig(do_sample=True, repetition_penalty=9.0, min_new_tokens=30)
+    ends = {"eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
+    network.generation_config = GenerationConfig(do_sample=True, repetition_penalty=9.0, min_new_tokens=30, **ends)
     assert decoded((tokens, network)) == expected
 
 
 def test_a_source_without_room_for_its_text_is_refused(trained: Trained) -> None:
-    with pytest.raises(UserError, match="more than the model's context of 64; lower it to"):
+    with pytest.raises(UserError, match="are 3 more than the model has positions for"):
         decoded(trained, max_new_tokens=60)
 
 

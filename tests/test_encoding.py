@@ -30,7 +30,7 @@ PROMPT = "Q: {source}\nA:"
 
 @cache
 def byte_level() -> PreTrainedTokenizerBase:
-    return train_vocabulary(CORPUS, 320)
+    return train_vocabulary(CORPUS, 320, "causal")
 
 
 def like_llama() -> PreTrainedTokenizerBase:
@@ -223,8 +223,8 @@ def test_a_cut_source_keeps_its_prompt_and_as_much_of_its_text_as_fits(
     full = len(source_ids(tokenizer, PROMPT.replace("{source}", source)))
     for limit in range(full - 8, full):
         encoded = encode(tokenizer, source, "t", prompt=PROMPT, max_source_tokens=limit, long_source=policy)
-        assert encoded.is_cut
-        assert encoded.source_tokens == full
+        assert encoded.sources_cut == 1
+        assert encoded.source_tokens == [full]
         assert_well_cut(tokenizer, source, policy, limit, only_pair(encoded).source_ids)
 
 
@@ -255,7 +255,7 @@ def test_a_long_source_takes_all_its_pairs_along_and_is_never_cut_unasked(policy
     encoded = encode(byte_level(), LONG, "one", "two", max_source_tokens=20, long_source=policy)
     assert reasons(encoded) == ["long_source"] * 2
     assert encoded.pairs == []
-    assert not encoded.is_cut
+    assert encoded.sources_cut == 0
     assert f"source of {len(text_ids(byte_level(), LONG))} tokens" in encoded.problems[0].detail
 
 
@@ -275,7 +275,7 @@ def test_a_source_exactly_as_long_as_allowed_is_left_alone(policy: str) -> None:
     full = source_ids(byte_level(), PROMPT.replace("{source}", LONG))
     encoded = encode(byte_level(), LONG, "t", prompt=PROMPT, max_source_tokens=len(full), long_source=policy)
     assert only_pair(encoded).source_ids == full
-    assert not encoded.is_cut
+    assert encoded.sources_cut == 0
 
 
 @pytest.mark.parametrize("policy", ["set_aside", "fail"])
@@ -291,7 +291,7 @@ def test_a_target_exactly_as_long_as_allowed_is_one_pair(policy: str) -> None:
     limit = len(text_ids(byte_level(), LONG)) + 1
     encoded = encode(byte_level(), "s", LONG, max_target_tokens=limit, long_target=policy, overlap_tokens=0)
     assert len(only_pair(encoded).target_ids) == limit
-    assert encoded.split_targets == 0
+    assert encoded.targets_split == 0
 
 
 def assert_nothing_lost(pairs: Sequence[Pair], source: list[int], whole: list[int], limit: int, overlap: int) -> None:
@@ -315,7 +315,7 @@ def test_a_split_target_loses_no_token_and_each_piece_sees_what_stands_before_it
     assert_nothing_lost(encoded.pairs, source_ids(tokenizer, "s"), whole, 16, overlap)
     assert [token for pair in encoded.pairs for token in pair.target_ids].count(tokenizer.eos_token_id) == 1
     assert sum(pair.target_bytes for pair in encoded.pairs) == len(LONG.encode())
-    assert (encoded.split_targets, encoded.target_tokens) == (1, [len(whole)])
+    assert (encoded.targets_split, encoded.target_tokens) == (1, [len(whole)])
 
 
 # text of words that the vocabulary knows, of characters of several bytes and of blanks
@@ -351,7 +351,7 @@ def test_no_text_or_limit_makes_a_cut_too_long_or_wasteful(source: str, limit: i
 
 def stripping() -> PreTrainedTokenizerBase:
     """To which `~` is nothing at all."""
-    tokenizer = train_vocabulary(CORPUS, 300)
+    tokenizer = train_vocabulary(CORPUS, 300, "causal")
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
     return tokenizer
 
@@ -385,7 +385,7 @@ def test_words_that_the_vocabulary_lacks_are_counted_in_source_and_targets() -> 
 
 def test_a_token_that_is_both_unknown_and_end_makes_no_text_unknown() -> None:
     """GPT-2 has one token for start, end and unknown, and no text is unknown to it: it reads bytes."""
-    tokenizer = train_vocabulary(CORPUS, 300)
+    tokenizer = train_vocabulary(CORPUS, 300, "causal")
     tokenizer.add_special_tokens({"unk_token": "<|end|>", "bos_token": "<|end|>"})
     assert encode(tokenizer, "", "the fox").unknown_tokens == 0
 

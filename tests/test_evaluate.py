@@ -77,6 +77,7 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
         "plots/training_loss.csv",
         "plots/validation_loss.csv",
         "plots/lengths.csv",
+        "plots/confusion.csv",
         "plots/trials.csv",
     }
 
@@ -172,11 +173,31 @@ def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
             "trials",
             [["trial", "validation_loss"], ["1: learning_rate 0.001", "1.5"], ["2: learning_rate 0.002", "1.25"]],
         ),
+        ("confusion", [["actual", "predicted"]]),
     ],
 )
 def test_a_plot_has_its_header_and_rows(tmp_path: Path, name: str, rows: list[list[str]]) -> None:
     with (evaluate(tmp_path, [GOOD, BAD]) / f"plots/{name}.csv").open(newline="") as file:
         assert list(csv.reader(file)) == rows
+
+
+def test_labels_have_a_plot_of_what_they_were_taken_for(tmp_path: Path) -> None:
+    after = [prediction("good", "good"), prediction("good", "bad")]
+    metrics = evaluate(tmp_path, after, metrics=["accuracy", "macro_f1"])
+    assert (metrics / "plots/confusion.csv").read_text() == "actual,predicted\ngood,good\nbad,good\n"
+    assert set(read_json(metrics / "evaluate.signatures.json")) == {
+        "accuracy",
+        "macro_f1",
+        "perplexity",
+        "bits_per_byte",
+    }
+
+
+def test_a_plot_of_many_predictions_stays_small_enough_for_git(tmp_path: Path) -> None:
+    after = [prediction("good", "good"), prediction("bad", "bad")] * 4000
+    plots = evaluate(tmp_path, after, metrics=["macro_f1"]) / "plots"
+    for name in ("lengths", "confusion"):
+        assert len((plots / f"{name}.csv").read_text().splitlines()) == 4001
 
 
 def test_the_files_are_text_that_git_can_compare(tmp_path: Path) -> None:

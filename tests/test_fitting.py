@@ -45,7 +45,7 @@ def test_the_validation_loss_falls(data: Pairs, tmp_path: Path) -> None:
 def test_the_validation_loss_is_a_mean_over_tokens_not_over_batches(data: Pairs, tmp_path: Path) -> None:
     # one batch of the long targets, several of the short ones
     network, curve = trained(data, tmp_path / "fit", tiny.settings(batch_size=5, validations=1))
-    losses = list(pair_losses(network, data, range(len(data)), 1, network.config.pad_token_id))
+    losses = list(pair_losses(network, data, range(len(data)), 1))
     expected = sum(loss for _, loss, _ in losses) / sum(tokens for _, _, tokens in losses)
     assert curve.validation[-1][1] == pytest.approx(expected, rel=1e-5)
 
@@ -72,7 +72,7 @@ def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path
     settings = tiny.settings(epochs=12, learning_rate=2.0, schedule="constant", validations=12, max_grad_norm=100.0)
     network, curve = trained(data, tmp_path / "fit", settings)
     assert curve.best()[0] < curve.validation[-1][0]
-    losses = list(pair_losses(network, data, range(len(data)), 4, network.config.pad_token_id))
+    losses = list(pair_losses(network, data, range(len(data)), 4))
     assert sum(loss for _, loss, _ in losses) / sum(n for _, _, n in losses) == pytest.approx(curve.best()[1], rel=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_fit_with_one_line(data: Pairs, tmp_pa
 
 def test_a_pair_longer_than_the_context_is_refused_before_training(data: Pairs, tmp_path: Path) -> None:
     network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURE | {"n_positions": 16})
-    with pytest.raises(UserError, match="more than the model's context of 16"):
+    with pytest.raises(UserError, match="more than the model has positions for"):
         fit(network, data, data, tiny.settings(), tmp_path / "fit", workers=0, title="test")
 
 

@@ -7,14 +7,20 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from stages.lib.models import base_model, trained_model
 from stages.lib.params.model import Model
 from stages.lib.process import UserError
 from stages.lib.vocabulary import load_vocabulary
 from tests import tiny
-from tests.build import section
+from tests.build import scratch_model, section
 
 
 @pytest.fixture
@@ -23,17 +29,17 @@ def checkpoint(tmp_path: Path) -> Path:
     own = Tokenizer(models.BPE({"a": 0, "b": 1, "<end>": 2}, []))
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>").save_pretrained(tmp_path / "checkpoint")
-    config = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
+    config = scratch_model(tiny.ARCHITECTURE)
     tokens = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     tokens.pad_token = "<end>"
-    base_model(config, tokens, dropout=None, seed=7).save_pretrained(tmp_path / "checkpoint")
+    base_model(config, tokens, [], dropout=None, seed=7).save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
 def load(folder: Path, dropout: float | None = None) -> tuple[PreTrainedTokenizerBase, Any]:
     model = section(Model, name="folder", folder=str(folder))
     tokens = load_vocabulary(model)
-    return tokens, base_model(model, tokens, dropout, seed=1)
+    return tokens, base_model(model, tokens, [], dropout, seed=1)
 
 
 def test_a_new_pad_token_gets_an_embedding_and_the_old_ones_stay(checkpoint: Path) -> None:
@@ -48,15 +54,15 @@ def test_a_new_pad_token_gets_an_embedding_and_the_old_ones_stay(checkpoint: Pat
 def test_a_saved_model_loads_with_its_tokens_in_place(checkpoint: Path, tmp_path: Path) -> None:
     tokens, network = load(checkpoint)
     network.save_pretrained(tmp_path / "saved")
-    loaded: Any = trained_model(tmp_path / "saved")
+    loaded: Any = trained_model(tmp_path / "saved", section(Model))
     assert loaded.get_input_embeddings().weight.shape[0] == len(tokens)
     assert loaded.generation_config.pad_token_id == tokens.pad_token_id
 
 
 def test_weights_come_from_the_checkpoint_and_scratch_ones_from_the_seed(checkpoint: Path) -> None:
     tokens, pretrained = load(checkpoint)
-    scratch = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
-    first, same, other = (base_model(scratch, tokens, None, seed).state_dict() for seed in (1, 1, 2))
+    scratch = scratch_model(tiny.ARCHITECTURE)
+    first, same, other = (base_model(scratch, tokens, [], None, seed).state_dict() for seed in (1, 1, 2))
     name = "transformer.h.0.attn.c_attn.weight"
     assert torch.equal(first[name], same[name])
     assert not torch.equal(first[name], other[name])
@@ -83,6 +89,60 @@ def test_broken_weights_are_one_line(checkpoint: Path, broken: str) -> None:
     assert len(error.value.lines) == 1
 
 
+def test_pickled_weights_of_the_hub_are_refused_with_the_way_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers says where a repository has no safetensors."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("someone/model does not appear to have a file named model.safetensors.\nmore lines")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: AutoConfig.for_model("gpt2"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(UserError, match=r"someone/model: .*pickled ones are refused: .*save_pretrained") as told:
+        base_model(section(Model, name="someone/model"), tiny.tokenizer(), [], None, seed=1)
+    assert len(told.value.lines) == 1
+
+
+CONFIG_CODE = """
+from transformers import GPT2Config
+class OwnConfig(GPT2Config):
+    model_type = "own"
+"""
+MODEL_CODE = """
+from transformers import GPT2LMHeadModel
+from .configuration_own import OwnConfig
+class OwnModel(GPT2LMHeadModel):
+    config_class = OwnConfig
+    ran = True
+"""
+
+
+@pytest.fixture
+def with_code(checkpoint: Path) -> Path:
+    """A checkpoint that brings the code of its model along."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    classes = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    config |= {"model_type": "own", "architectures": ["OwnModel"], "auto_map": classes}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / "configuration_own.py").write_text(CONFIG_CODE)
+    (checkpoint / "modeling_own.py").write_text(MODEL_CODE)
+    return checkpoint
+
+
+def test_code_that_comes_with_a_checkpoint_does_not_run_unasked(with_code: Path) -> None:
+    with pytest.raises(UserError, match=r"brings code of its own; .* set model.remote_code_of to") as error:
+        load(with_code)
+    assert len(error.value.lines) == 1
+
+
+def test_code_of_the_model_that_is_named_runs_also_for_what_was_trained(with_code: Path, tmp_path: Path) -> None:
+    model = section(Model, name="folder", folder=str(with_code), remote_code_of=str(with_code))
+    tokens = load_vocabulary(model)
+    network = base_model(model, tokens, [], None, seed=1)
+    assert network.ran
+    network.save_pretrained(tmp_path / "saved")
+    assert trained_model(tmp_path / "saved", model).ran
+
+
 def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config.json in .*: not the folder of a checkpoint"):
         load(tmp_path)
@@ -103,7 +163,7 @@ def test_an_old_name_of_a_setting_is_understood() -> None:
         "num_attention_heads": 2,
         "rope_theta": 50.0,
     }
-    network = base_model(section(Model, name="scratch", architecture=llama), tiny.tokenizer(), None, seed=1)
+    network = base_model(scratch_model(llama), tiny.tokenizer(), [], None, seed=1)
     assert network.config.rope_parameters["rope_theta"] == 50.0
 
 
@@ -112,11 +172,13 @@ def test_an_old_name_of_a_setting_is_understood() -> None:
     [
         ({"model_type": "gpt7"}, "transformers knows no `gpt7`"),
         (tiny.ARCHITECTURE | {"n_layers_": 3}, "n_layers_: no setting of gpt2"),
-        (tiny.ARCHITECTURE | {"n_head": 5}, "model -> architecture: "),
-        (tiny.ARCHITECTURE | {"n_embd": "wide"}, "model -> architecture: "),
+        (tiny.ARCHITECTURE | {"vocab_size": 5}, "vocab_size: the tokenizer or the labels decide that; leave it out"),
+        (tiny.ARCHITECTURE | {"num_labels": 5}, "num_labels: the tokenizer or the labels decide that; leave it out"),
+        (tiny.ARCHITECTURE | {"n_head": 5}, "model -> architectures -> own: "),
+        (tiny.ARCHITECTURE | {"n_embd": "wide"}, "model -> architectures -> own: "),
     ],
 )
 def test_an_architecture_that_cannot_be_built_is_one_line(architecture: dict[str, object], line: str) -> None:
     with pytest.raises(UserError, match=r"params.yaml: model -> architecture") as error:
-        base_model(section(Model, name="scratch", architecture=architecture), tiny.tokenizer(), None, seed=1)
+        base_model(scratch_model(architecture), tiny.tokenizer(), [], None, seed=1)
     assert line in str(error.value)

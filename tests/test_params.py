@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.lib.params import Section, read_section
+from stages.lib.params import Section, read_scenario, read_section
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -37,7 +37,7 @@ def mistakes(edits: dict[str, Any]) -> list[str]:
     yaml = YAML(typ="safe", pure=True)
     content = yaml.load(PARAMS)
     for place, value in edits.items():
-        *sections, name = place.split(".")
+        *sections, name = place.replace("TASK", "scenarios.data_to_text").split(".")
         holder = content
         for part in sections:
             holder = holder[part]
@@ -63,12 +63,12 @@ def test_the_real_file_loads(schema: type[Section]) -> None:
 
 
 def test_every_section_of_the_real_file_has_a_schema_here() -> None:
-    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == set(
-        YAML(typ="safe").load(PROJECT / "params.yaml")
-    )
+    names = set(YAML(typ="safe").load(PROJECT / "params.yaml")) - {"scenario", "scenarios"}
+    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == names
 
 
 SEARCH = "tune_hyperparameters.search"
+IN_TASK = "params.yaml: scenarios -> data_to_text"
 IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
 
 
@@ -88,7 +88,7 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         pytest.param(
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
-            "there are processes, generation_batch_size, loader_workers",
+            "there are generation_batch_size, loader_workers, processes",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),
@@ -146,24 +146,84 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="path-for-a-model-name",
         ),
         pytest.param(
-            {"model.name": "scratch", "model.architecture": {}},
-            "params.yaml: model -> architecture -> model_type: missing, for example `gpt2`",
+            {"model.architectures.gpt2": {}},
+            "params.yaml: model -> architectures -> gpt2 -> model_type: missing, for example `gpt2`",
             id="architecture-without-type",
         ),
         pytest.param(
-            {"prepare.train": "../train.csv"},
-            "params.yaml: prepare -> train: `../train.csv` is outside prepare.folder, so DVC would not see it change",
+            {"model.architecture": "gtp2"},
+            "params.yaml: model -> architecture: `gtp2` is none of architectures; did you mean gpt2?",
+            id="architecture-that-is-not-there",
+        ),
+        pytest.param(
+            {"model.remote_code_of": "someone/model"},
+            "params.yaml: model -> remote_code_of: `someone/model` is not the model in use, scratch",
+            id="code-of-another-model-than-the-one-in-use",
+        ),
+        pytest.param(
+            {"TASK.prepare.train": "../train.csv"},
+            f"{IN_TASK} -> prepare -> train: `../train.csv` is outside the scenario's folder, so DVC would not see it "
+            "change",
             id="file-above-the-folder",
         ),
         pytest.param(
-            {"prepare.test": "/data/test.csv"},
-            "params.yaml: prepare -> test: `/data/test.csv` is outside prepare.folder, so DVC would not see it change",
+            {"TASK.prepare.test": "/data/test.csv"},
+            f"{IN_TASK} -> prepare -> test: `/data/test.csv` is outside the scenario's folder, so DVC would not see it "
+            "change",
             id="file-elsewhere",
         ),
         pytest.param(
-            {"tokenize.prompt": "Say it:"},
-            "params.yaml: tokenize -> prompt: must contain {source}, the place where the source text goes",
+            {"TASK.tokenize.prompt": "Say it:"},
+            f"{IN_TASK} -> tokenize -> prompt: must contain {{source}}, the place where the source text goes",
             id="prompt-without-source",
+        ),
+        pytest.param(
+            {"TASK.evaluate.metrics": ["blue"]},
+            f"{IN_TASK} -> evaluate -> metrics -> 0: should be 'bleu', 'chrf', 'ter', 'rouge', 'gleu', 'exact_match', "
+            "'token_f1', 'answer_overlap', 'accuracy' or 'macro_f1', found 'blue'",
+            id="metric-that-is-not-there",
+        ),
+        pytest.param(
+            {"TASK.predict.beam": 3},
+            f"{IN_TASK} -> predict -> beam: no such parameter; did you mean beams?",
+            id="misspelt-in-a-scenario",
+        ),
+        pytest.param(
+            {"TASK.predict.max_new_tokens": GONE},
+            f"{IN_TASK} -> predict -> max_new_tokens: missing",
+            id="missing-in-a-scenario",
+        ),
+        pytest.param(
+            {"predict.strategy": "beam"},
+            "params.yaml: predict -> strategy: depends on the task; move it to the predict of a scenario",
+            id="of-a-scenario-in-the-section",
+        ),
+        pytest.param(
+            {"TASK.prepare.seed": 2},
+            f"{IN_TASK} -> prepare -> seed: is the same for all tasks; move it to prepare",
+            id="of-the-section-in-a-scenario",
+        ),
+        pytest.param(
+            {"scenario": "data_to_txt"},
+            "params.yaml: scenario: `data_to_txt` is none of scenarios; did you mean data_to_text?",
+            id="scenario-that-is-not-there",
+        ),
+        pytest.param(
+            {"scenario": ["dialogue"]},
+            "params.yaml: scenario: `['dialogue']` is none of scenarios; there are data_to_text, sentiment_analysis",
+            id="scenario-is-a-list",
+        ),
+        pytest.param({"scenario": GONE}, "params.yaml: scenario: missing section", id="no-scenario-chosen"),
+        pytest.param(
+            {"TASK.predict": GONE}, f"{IN_TASK} -> predict: missing section", id="scenario-without-a-part-of-a-stage"
+        ),
+        pytest.param(
+            {"TASK.predict": [1]},
+            f"{IN_TASK} -> predict: expected parameters, found [1]",
+            id="part-of-a-scenario-is-a-list",
+        ),
+        pytest.param(
+            {"TASK.predikt": {}}, f"{IN_TASK} -> predikt: no such section; did you mean predict?", id="unknown-part"
         ),
         pytest.param(
             {SEARCH: {"learning_rte": {"low": 0.1, "high": 0.2}}},
@@ -206,10 +266,46 @@ def test_a_mistake_is_told_in_one_line(edits: dict[str, Any], line: str) -> None
     assert mistakes(edits) == [line]
 
 
+def test_a_scenario_is_named_by_a_word() -> None:
+    """It is part of paths, and of parameters' names for DVC, where a dot would divide it."""
+    values = YAML(typ="safe", pure=True).load(PARAMS)["scenarios"]["data_to_text"]
+    for name in ("my-task", "my.task", "my task"):
+        yaml = YAML(typ="safe", pure=True)
+        content = yaml.load(PARAMS)
+        content["scenarios"][name] = values
+        yaml.dump(content, Path("params.yaml"))
+        assert told() == [f"params.yaml: scenarios -> {name}: a name has letters, digits and underscores only"]
+
+
+def test_a_mistake_in_a_section_is_told_once_and_one_in_a_scenario_for_each() -> None:
+    edits = {
+        "tokenize.vocabulary_size": 1,
+        "TASK.prepare.source": None,
+        "scenarios.sentiment_analysis.prepare.target": 3,
+    }
+    assert [line.split(": ")[1] for line in mistakes(edits)] == [
+        "scenarios -> data_to_text -> prepare -> group_references",
+        "scenarios -> sentiment_analysis -> prepare -> target",
+        "tokenize -> vocabulary_size",
+    ]
+
+
+def test_the_chosen_scenario_completes_the_section() -> None:
+    yaml = YAML(typ="safe", pure=True)
+    content = yaml.load(PARAMS)
+    content["scenario"] = "sentiment_analysis"
+    yaml.dump(content, Path("params.yaml"))
+    assert read_scenario() == "sentiment_analysis"
+    assert read_section(Prepare).train == "reviews.csv"
+    assert read_section(Prepare).seed == content["prepare"]["seed"]
+
+
 def test_mistakes_of_all_sections_are_told_at_once() -> None:
-    edits = {"fit.seed": GONE, "fit.epochs": 0, "predict.beams": 1, "tokenize.prompt": "", "predit": {}}
-    places = {line.removeprefix("params.yaml: ").partition(": ")[0] for line in mistakes(edits)}
-    assert places == {"fit -> seed", "fit -> epochs", "predict -> beams", "tokenize -> prompt", "predit"}
+    edits = {"fit.seed": GONE, "fit.epochs": 0, "predict.seed": -1, "TASK.tokenize.prompt": "", "predit": {}}
+    found = [line.removeprefix("params.yaml: ").partition(": ")[0] for line in mistakes(edits)]
+    assert sorted(found) == sorted(
+        ["fit -> seed", "fit -> epochs", "predict -> seed", "scenarios -> data_to_text -> tokenize -> prompt", "predit"]
+    )
 
 
 @pytest.mark.parametrize("written", ["1e-05", "2e-5", "5E-4", "0.001", "1"])
@@ -222,12 +318,12 @@ def test_a_number_as_dvc_or_a_hand_writes_it_is_a_float(written: str) -> None:
 
 def test_null_is_a_value_where_the_comments_say_so() -> None:
     places = (
-        "prepare.validation",
-        "prepare.test",
+        "TASK.prepare.validation",
+        "TASK.prepare.test",
         "tune_hyperparameters.max_train_examples",
         "fit.dropout",
         "fit.early_stopping_patience",
-        "predict.top_k",
+        "TASK.predict.top_k",
     )
     assert mistakes(dict.fromkeys(places)) == []
 

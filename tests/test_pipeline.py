@@ -50,10 +50,10 @@ def copy_of_the_project(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("stages", "data/raw"):
         shutil.copytree(PROJECT / name, folder / name, ignore=ignored)
-    header, *rows = (folder / "data/raw/places/places.csv").read_text().splitlines(keepends=True)
-    (folder / "data/raw/places/places.csv").unlink()
+    header, *rows = (folder / "data/raw/data_to_text/places.csv").read_text().splitlines(keepends=True)
+    (folder / "data/raw/data_to_text/places.csv").unlink()
     for name, part in (("train", rows[:80]), ("validation", rows[400:410]), ("test", rows[800:812])):
-        (folder / f"data/raw/places/{name}.csv").write_text("".join([header, *part]))
+        (folder / f"data/raw/data_to_text/{name}.csv").write_text("".join([header, *part]))
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "dvc", "init", "-q")
     run(folder, "git", "config", "user.name", "test")
@@ -97,7 +97,7 @@ def test_nothing_in_an_out_names_this_machine(restored: Path) -> None:
 
 
 def more_test_data(folder: Path) -> None:
-    with (folder / "data/raw/places/test.csv").open("a") as rows:
+    with (folder / "data/raw/data_to_text/test.csv").open("a") as rows:
         rows.write('name: The New Inn; kind: pub,"The New Inn is a pub."\n')
 
 
@@ -109,13 +109,15 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         lambda folder: edit(folder, "strategy: greedy", "strategy: beam"),
         ["predict", "evaluate"],
     ),
+    "a metric of the scenario": (lambda folder: edit(folder, "\\[bleu, chrf", "[bleu, ter, chrf"), ["evaluate"]),
+    "another scenario": (lambda folder: edit(folder, "max_target_tokens: 8\n", "max_target_tokens: 9\n"), []),
     "test data": (more_test_data, ["prepare", "tokenize", "predict", "evaluate"]),
     "the length of the fit": (
         lambda folder: edit(folder, "\nfit:\n  epochs: 1", "\nfit:\n  epochs: 2"),
         ["train", "predict", "evaluate"],
     ),
     "code of the scores": (
-        lambda folder: edit(folder, "100 \\* _mean", "100.0 * _mean", file="stages/lib/scores.py"),
+        lambda folder: edit(folder, "100 \\* mean", "100.0 * mean", file="stages/lib/scores/overlap.py"),
         ["evaluate"],
     ),
     "a section that this stage does not use": (
@@ -145,12 +147,24 @@ def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Pat
     assert json.loads((restored / "data/tune_hyperparameters/best.json").read_text()) == {}
 
 
+def test_an_experiment_runs_another_scenario_and_the_first_one_is_not_lost(restored: Path) -> None:
+    """Labels, by likelihood and then by a head, from the sample that ships."""
+    for architecture, expected in (("gpt2", STAGES), ("bert", STAGES[1:])):
+        options = ("-S", "scenario=sentiment_analysis", "-S", f"model.architecture={architecture}")
+        assert ran(run(restored, "dvc", "exp", "run", *options)) == expected
+        scores = json.loads((restored / "metrics/evaluate.json").read_text())
+        assert {"accuracy", "macro_f1"} < set(scores)
+        assert (restored / "metrics/plots/confusion.csv").read_text().count("\n") > 20
+    run(restored, "git", "checkout", "-q", "params.yaml")
+    assert ran(run(restored, "dvc", "repro")) == ["evaluate"]
+
+
 def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     model = (restored / "data/train/model/model.safetensors").read_bytes()
     edit(restored, "{facts}", "{fact}")
     failed = subprocess.run(["dvc", "repro"], cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
     assert failed.returncode
-    assert "data/raw/places/train.csv: no column fact; there are facts, text" in failed.stderr
+    assert "data/raw/data_to_text/train.csv: no column fact; there are facts, text" in failed.stderr
     assert "Traceback" not in failed.stderr
     edit(restored, "{fact}", "{facts}")
     assert ran(run(restored, "dvc", "repro")) == []

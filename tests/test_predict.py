@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stages import predict
 from stages.lib.examples import Example, write_examples
-from stages.lib.pairs import write_pairs
+from stages.lib.pairs import write_labels, write_pairs
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.predict import Predict
@@ -23,7 +23,8 @@ def test_a_reference_that_was_set_aside_counts_neither_in_loss_nor_in_tokens_nor
     examples = [Example(first, first, [too_long, tiny.text(first)]), Example(second, second, [tiny.text(second)])]
     write_examples(tmp_path / "texts", examples)
     pairs = [tiny.pair(tokens, source) for source in (first, second)]
-    write_pairs(tmp_path / "ids", [pairs])
+    write_pairs(tmp_path / "ids/test", [pairs])
+    write_labels(tmp_path / "ids/labels.json", [])
     params = section(Predict, before_training=False)
     model, machine = section(Model), section(Machine)
     paths = {"texts": tmp_path / "texts", "ids": tmp_path / "ids", "trained": tmp_path / "model"}

@@ -52,12 +52,15 @@ class Prepared:
         """Sources with their targets, which with `split.by: order` come as in the file."""
         return [(own.source, own.targets) for split in SPLITS for own in self.splits[split]]
 
+    def questions(self, split: Split) -> list[tuple[str, list[str]]]:
+        return [(own.source, own.references) for example in self.splits[split] for own in example.questions()]
+
     def places(self) -> dict[str, tuple[Split, str]]:
         """Source -> its split and id."""
         return {own.source: (split, own.id) for split in SPLITS for own in self.splits[split]}
 
     def sources(self, split: Split) -> list[str]:
-        return [own.source for own in self.splits[split]]
+        return [source for source, _ in self.questions(split)]
 
     def reasons(self) -> list[tuple[str, int, str]]:
         return [(entry["file"], entry["line"], entry["reason"]) for entry in self.set_aside]
@@ -74,9 +77,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return {**base, **inner}
 
 
-def build_params(raw: Path, **overrides: Any) -> Prepare:
+def build_params(**overrides: Any) -> Prepare:
     base = section(Prepare).model_dump()
-    return section(Prepare, **merged(merged(base, {"folder": str(raw), **USUAL}), overrides))
+    return section(Prepare, **merged(merged(base, USUAL), overrides))
 
 
 def write_files(raw: Path, files: Files) -> None:
@@ -90,7 +93,7 @@ def prepare(folder: Path, files: Files, processes: int = 1, **overrides: Any) ->
     """Runs the stage on these files, the first of which is train; the splits are shares of it."""
     raw, target = folder / "raw", folder / "out"
     write_files(raw, files)
-    stage.run(build_params(raw, **{"train": next(iter(files), ""), **overrides}), processes, target)
+    stage.run(build_params(**{"train": next(iter(files), ""), **overrides}), processes, raw, target)
     return Prepared(
         target,
         {split: list(read_examples(target / split)) for split in SPLITS},
@@ -279,7 +282,7 @@ SHORT_CHAT = [("user", "{}?"), ("assistant", "{}!")]
         (("from", "value"), {"user": "human", "assistant": "gpt"}),
     ],
 )
-def test_every_answer_of_a_chat_is_an_example_after_what_was_said(
+def test_a_chat_is_one_example_and_every_answer_a_question_after_what_was_said(
     tmp_path: Path, keys: tuple[str, str], names: dict[str, str]
 ) -> None:
     def chat(turns: Sequence[Row], word: str = "") -> dict[str, Any]:
@@ -287,9 +290,10 @@ def test_every_answer_of_a_chat_is_an_example_after_what_was_said(
 
     files = {"t.jsonl": as_jsonl([chat(TURNS)]), **{f"{w}.jsonl": as_jsonl([chat(SHORT_CHAT, w)]) for w in "vw"}}
     prepared = prepare(tmp_path, files, validation="v.jsonl", test="w.jsonl", messages="talk", **CHATS)
-    assert [(own.source, own.targets) for own in prepared.splits["train"]] == HISTORIES
-    assert len({own.id for own in prepared.splits["train"]}) == len(HISTORIES)
-    assert (prepared.account["rows_kept"], prepared.account["examples"]["train"]) == (3, 2)
+    assert prepared.questions("train") == HISTORIES
+    (example,) = prepared.splits["train"]
+    assert len({question.id for question in example.questions()}) == len(HISTORIES)
+    assert (prepared.account["rows_kept"], prepared.account["references"]["train"]) == (3, 2)
 
 
 def test_chats_are_split_by_what_was_said_before_the_answer(tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_dialogs_are_read_with_their_facts(tmp_path: Path) -> None:
     }
     overrides: dict[str, Any] = {"reading": {"kind": "dialog"}, "messages": "messages", **CHATS}
     prepared = prepare(tmp_path, files, validation="v.txt", test="test.txt", **overrides)
-    assert [(own.source, own.targets) for own in prepared.splits["train"]] == [
+    assert prepared.questions("train") == [
         ("user: hi", ["hello"]),
         ("user: hi\nassistant: hello\ntool: shop open 9\nuser: when?", ["at 9"]),
         ("user: hey", ["yes"]),
@@ -707,7 +711,7 @@ def test_of_exact_duplicates_in_train_the_first_stays(tmp_path: Path) -> None:
     assert [(own.source, own.targets) for own in prepared.splits["train"]] == [("a", ["A", "other"]), ("b", ["B"])]
     assert prepared.reasons() == [("train.csv", 4, "duplicate"), ("train.csv", 6, "duplicate")]
     assert all("train.csv line 2" in entry["detail"] for entry in prepared.set_aside)
-    assert prepared.set_aside[0]["row"] == {"sources": ["a"], "targets": [["A"]]}
+    assert prepared.set_aside[0]["row"] == {"source": "a", "targets": ["A"]}
 
 
 def test_case_width_and_blanks_make_no_difference_between_duplicates(tmp_path: Path) -> None:
@@ -871,7 +875,7 @@ def test_the_result_is_the_same_bytes_whatever_the_processes_and_batches(
     monkeypatch.setattr(stage, "_BATCH_ROWS", batch_rows)
     found = contents(prepare(tmp_path, {"t.csv": as_csv(MIXED)}, processes=processes, **MIXED_RUN).folder)
     shards = {f"{split}/00000.parquet" for split in SPLITS}
-    assert set(found) == {*shards, "set_aside.jsonl", "account.json", "preview.md"}
+    assert set(found) == {*shards, "set_aside.jsonl", "account.json", "labels.json", "preview.md"}
     assert found == usual_bytes
 
 

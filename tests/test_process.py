@@ -50,12 +50,29 @@ launch(main)
 def test_files_that_are_not_there_are_all_named_before_work_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (
-        PARAMS.read_text().replace("train: train.csv", "train: trains.csv").replace("data/raw/model", "data/raw/modl")
-    )
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "params.yaml").write_text(PARAMS.read_text())
+    (tmp_path / "data/raw/data_to_text").mkdir(parents=True)
     with pytest.raises(UserError) as error:
         check_params.main()
-    assert error.value.lines[0] == "params.yaml: prepare -> train: no file data/raw/places/trains.csv"
-    assert error.value.lines[-1].startswith("params.yaml: model -> folder: no folder data/raw/modl")
+    assert [line.partition(",")[0].partition(";")[0].partition(" (")[0] for line in error.value.lines] == [
+        "params.yaml: no folder data/raw/model",
+        "params.yaml: no folder data/raw/sentence_encoder",
+        "data/raw/data_to_text/train.csv: no such file",
+        "data/raw/data_to_text/validation.csv: no such file",
+        "data/raw/data_to_text/test.csv: no such file",
+    ]
+
+
+def test_aligned_files_folders_and_globs_are_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PARAMS.read_text().replace("train: train.csv", "train: {en: a.en, de: a.de}")
+    (tmp_path / "params.yaml").write_text(
+        text.replace("n: validation.csv", "n: more").replace("t: test.csv", 't: "*.tsv"')
+    )
+    for file in ("data_to_text/a.en", "data_to_text/a.de", "data_to_text/more/b.csv", "data_to_text/c.tsv"):
+        (tmp_path / "data/raw" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/raw" / file).touch()
+    for folder in ("model", "sentence_encoder"):
+        (tmp_path / "data/raw" / folder).mkdir()
+    check_params.main()

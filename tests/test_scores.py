@@ -1,15 +1,23 @@
 """Scores: known values, all references, the conventions that a signature names, and the signs of broken output."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sacrebleu.metrics.bleu import BLEU
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from stages.evaluate import model_scores
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.predictions import Prediction
-from stages.lib.scores import Score, sentence_chrf, signs, text_scores
+from stages.lib.process import UserError
+from stages.lib.scores import text_scores
+from stages.lib.scores.overlap import sentence_chrf
+from stages.lib.scores.score import Score
+from stages.lib.scores.signs import signs
 from tests.build import prediction, section
 
 # sacreBLEU's README, "Using SacreBLEU from Python": with both references BLEU 48.53 and chrF2 59.73; without the
@@ -25,7 +33,7 @@ ALL_SCORES = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 
 
 def scores(predictions: list[Prediction], **overrides: Any) -> dict[str, Score]:
-    usual = {"lowercase": False, "bleu_tokenizer": "13a", "rouge_stemmer": False}
+    usual = {"metrics": ["bleu", "chrf", "rouge"], "lowercase": False, "bleu_tokenizer": "13a", "rouge_stemmer": False}
     return text_scores(predictions, section(Evaluate, **{**usual, **overrides}))
 
 
@@ -131,6 +139,127 @@ def test_an_empty_prediction_scores_0_and_is_no_crash() -> None:
 def test_a_near_miss_ranks_above_nonsense() -> None:
     ranked = sorted([FOX, QUICK, "zzz"], key=lambda text: sentence_chrf(prediction(text, "something else", FOX)))
     assert ranked == ["zzz", QUICK, FOX]
+
+
+def only(metric: str, *predictions: Prediction) -> dict[str, float]:
+    return values(list(predictions), metrics=[metric])
+
+
+def test_ter_counts_edits_and_a_move_as_one() -> None:
+    assert only("ter", prediction("a b c d e f g h i j", "a b c d x f g h i j")) == {"ter": 10.0}
+    assert only("ter", prediction("d e f g h i j a b c", "a b c d e f g h i j")) == {"ter": 10.0}
+    shouted = [prediction("A B C D", "a b c d")]
+    assert values(shouted, metrics=["ter"], lowercase=True) == {"ter": 0.0}
+    assert values(shouted, metrics=["ter"]) == {"ter": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "exact", "f1"),
+    [
+        ("The Eiffel Tower!", "eiffel tower", 1.0, 1.0),
+        ("in Paris", "Paris", 0.0, 2 / 3),
+        ("Paris, France", "Lyon, France", 0.0, 1 / 2),
+        ("a a a", "the an", 1.0, 1.0),  # nothing but articles, which are nothing
+        ("a", "b", 0.0, 0.0),
+        ("Paris Paris", "Paris", 0.0, 2 / 3),  # a word counts as often as both have it
+        ("theatre", "atre", 0.0, 0.0),  # an article is a word, not letters
+    ],
+)
+def test_answers_are_compared_as_squad_does(answer: str, truth: str, exact: float, f1: float) -> None:
+    own = prediction(answer, "nothing like it", truth)
+    assert only("exact_match", own) == {"exact_match": 100 * exact}
+    assert only("token_f1", own)["token_f1"] == pytest.approx(100 * f1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("answer", "bleu1", "rouge_l"),
+    [
+        ("the old mill", 1.0, 1.0),
+        # one of two words, as long as the reference; (1 + 1.44) * 0.25 / (0.5 + 1.44 * 0.5)
+        ("old barn", 1 / 2, 1 / 2),
+        # all words right, half as long: the brevity penalty exp(1 - 2/1); R 1/2, P 1
+        ("mill", math.exp(-1), 2.44 * 0.5 / (0.5 + 1.44)),
+        ("mill old", 1.0, 1 / 2),
+        ("barn", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_answer_overlap_is_that_of_tweetqa(answer: str, bleu1: float, rouge_l: float) -> None:
+    found = only("answer_overlap", prediction(answer, "The old mill.", "x y z"))
+    assert found == {
+        "answer_bleu1": pytest.approx(100 * bleu1, abs=0.01),
+        "answer_rougeL": pytest.approx(100 * rouge_l, abs=0.01),
+    }
+
+
+def test_gleu_punishes_what_is_left_of_the_source_and_the_reference_has_not() -> None:
+    # by hand, after gleu.py of the paper's authors: 1-grams (4 - 1) / 5, 2-grams (2 - 2) / 4 ... nothing left to take
+    left = prediction("he go to school today", "he goes to school today", source="he go to school today")
+    assert only("gleu", left) == {"gleu": 0.0}
+    source = "she see the tall man at the old gate by the mill"
+    reference = "she sees the tall man at the old gate by the mill"
+    # 12 words; n-grams shared with the reference, less those of the source that it lacks, of all n-grams
+    precisions = [(11 - 1) / 12, (9 - 2) / 11, (8 - 2) / 10, (7 - 2) / 9]
+    by_hand = 100 * math.exp(sum(map(math.log, precisions)) / 4)
+    assert only("gleu", prediction(source, reference, source=source))["gleu"] == pytest.approx(by_hand, abs=0.01)
+    assert only("gleu", prediction(reference, reference, source=source)) == {"gleu": 100.0}
+
+
+def test_gleu_of_several_references_is_between_those_of_each_and_repeatable() -> None:
+    text, one, other = "a b c d e f", "a b c d e f", "a b c d x y"
+    low, high = (only("gleu", prediction(text, reference))["gleu"] for reference in (other, one))
+    both = only("gleu", prediction(text, one, other))["gleu"]
+    assert low < both < high
+    assert both == only("gleu", prediction(text, one, other))["gleu"]
+
+
+def test_accuracy_takes_texts_as_they_are() -> None:
+    own = [prediction("Paris", "paris"), prediction("a b", "x", "a b"), prediction("a  b", "a b"), prediction("c", "c")]
+    assert only("accuracy", *own) == {"accuracy": 50.0}
+
+
+def test_macro_f1_counts_a_rare_label_as_much_as_a_frequent_one() -> None:
+    own = [prediction("good", "good")] * 98 + [prediction("good", "bad"), prediction("bad", "bad")]
+    # good: 98 right of 99 said and 98 that are; bad: 1 right of 1 said and 2 that are
+    by_hand = (2 * 98 / (99 + 98) + 2 * 1 / (1 + 2)) / 2
+    assert only("macro_f1", *own)["macro_f1"] == pytest.approx(100 * by_hand, abs=0.01)
+    assert only("macro_f1", prediction("neutral", "good"), prediction("good", "good"))["macro_f1"] == 33.33
+
+
+def test_metrics_that_a_scenario_does_not_name_are_not_taken() -> None:
+    assert set(only("chrf", *DOG)) == {"chrf"}
+    assert scores(DOG, metrics=[]) == {}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence encoder of random weights: two texts of the same words are alike, others less so."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "the", "old", "mill", "a", "quiet", "place"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 32}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model("bert", vocab_size=len(words), max_position_embeddings=32, **sizes)
+    torch.manual_seed(1)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_meaning_is_100_for_the_same_words_and_takes_the_nearest_reference(encoder: Path) -> None:
+    given = {"sentence_encoder": "folder", "sentence_encoder_folder": str(encoder), "metrics": []}
+    same = scores([prediction("the old mill", "a quiet place", "the old mill")], **given)["meaning"]
+    other = scores([prediction("the old mill", "a quiet place")], **given)["meaning"]
+    assert same.value == pytest.approx(100, abs=0.01)
+    assert other.value < 99
+    assert f"encoder:{encoder.name}|" in same.signature
+
+
+def test_an_encoder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    given = {"sentence_encoder": "folder", "sentence_encoder_folder": str(tmp_path), "metrics": []}
+    with pytest.raises(UserError, match=r"evaluate -> sentence_encoder_folder: no config.json in"):
+        scores(DOG, **given)
 
 
 @pytest.mark.parametrize(

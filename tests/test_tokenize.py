@@ -19,7 +19,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from stages import tokenize as stage
 from stages.lib.encoding import Encoded, Encoder, Ids
-from stages.lib.examples import SPLITS, Example, Split, write_examples
+from stages.lib.examples import SPLITS, Example, Split, write_examples, write_labels
 from stages.lib.files import read_json, read_jsonl
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.model import Model
@@ -67,9 +67,8 @@ def tokenize(folder: Path, splits: Splits = PLACES, checkpoint: Path | None = No
         "max_set_aside_fraction": 0.0,
         "max_cut_fraction": 0.0,
     }
-    model = section(
-        Model, name="folder" if checkpoint else "scratch", folder=str(checkpoint), architecture={"model_type": "gpt2"}
-    )
+    write_labels(folder / "in/labels.json", [])
+    model = section(Model, name="folder", folder=str(checkpoint)) if checkpoint else section(Model)
     stage.run(section(Tokenize, **(usual | overrides)), model, None, source=folder / "in", target=folder / "out")
     return Tokenized(folder / "out")
 
@@ -167,7 +166,7 @@ def test_the_text_around_the_source_is_kept_with_its_braces(tmp_path: Path, prom
 @pytest.mark.parametrize(("limit", "aside"), [("source", 2), ("target", 1)])
 def test_too_long_pairs_are_set_aside_with_the_reason(tmp_path: Path, limit: str, aside: int) -> None:
     long = Example("long", "x" * 50, ["fine", "y" * 50])
-    limits: dict[str, Any] = {f"max_{limit}_tokens": 30, "overlap_tokens": 5}
+    limits: dict[str, Any] = {f"max_{limit}_tokens": 30}
     tokenized = tokenize(tmp_path, {**PLACES, "test": [*PLACES["test"], long]}, max_set_aside_fraction=0.5, **limits)
     # the source's newline and the target's end token count; a long source takes both of its pairs along
     detail = f"{limit} of 51 tokens, more than tokenize.max_{limit}_tokens"
@@ -333,7 +332,7 @@ def test_the_preview_shows_pairs_of_each_split_token_by_token(tmp_path: Path) ->
     preview = tokenize(tmp_path, one_target("this lighthouse ends"), shown_examples=2).preview
     _, *parts = preview.split("## ")
     assert [part.partition("\n")[0] for part in parts] == [f"Some of {split}" for split in SPLITS]
-    assert all("| read, without loss | learned: every token carries loss |" in part for part in parts)
+    assert all("| read, without loss | learned, but for what is in ⟨⟩ |" in part for part in parts)
     assert [len([line for line in part.splitlines() if line.startswith("|")]) - 2 for part in parts] == [2, 2, 1]
     row = parts[2].splitlines()[-1]
     assert "this· lighthouse· " in row
@@ -415,7 +414,7 @@ def test_two_runs_write_the_same_bytes_also_in_another_process(tmp_path: Path) -
     code = "import pathlib, sys; from tests.test_tokenize import tokenize; tokenize(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, tmp_path / "three"], cwd=PROJECT, check=True, timeout=60)
     one = contents(tmp_path / "one/out")
-    outs = {*SPLITS, "tokenizer", "set_aside.jsonl", "account.json", "preview.md"}
+    outs = {*SPLITS, "tokenizer", "labels.json", "set_aside.jsonl", "account.json", "preview.md"}
     assert {name.partition("/")[0] for name in one} == outs
     for again in ("two", "three"):
         assert one == contents(tmp_path / again / "out")

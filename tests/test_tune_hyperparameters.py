@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from stages import tune_hyperparameters
+from stages.lib.pairs import write_labels
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
 from stages.lib.process import UserError
 from tests import tiny
-from tests.build import contents, section
+from tests.build import contents, scratch_model, section
 
 _validation_loss = tune_hyperparameters._validation_loss  # the real one, before `tried` replaces it
 
@@ -40,6 +40,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Fit]:
     for split in ("train", "validation"):
         tiny.pairs(tokens, tmp_path / f"ids/{split}")
     tokens.save_pretrained(tmp_path / "ids/tokenizer")
+    write_labels(tmp_path / "ids/labels.json", [])
     return seen
 
 
@@ -48,7 +49,7 @@ def search(folder: Path, name: str = "run", **overrides: Any) -> Path:
     fit = section(Fit, learning_rate=0.009, early_stopping_patience=None, max_grad_norm=1e20, batch_size=4)
     target, scratch = folder / name, folder / f"{name}-scratch"
     scratch.mkdir(exist_ok=True)
-    model = section(Model, name="scratch", architecture=tiny.ARCHITECTURE)
+    model = scratch_model(tiny.ARCHITECTURE)
     tune_hyperparameters.run(params, fit, model, section(Machine), source=folder / "ids", target=target, folder=scratch)
     return target
 

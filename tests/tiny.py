@@ -1,18 +1,42 @@
 """A model of two narrow layers and its data, made in process: no network, no files of weights, a second of training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.lib.families import Kind
 from stages.lib.models import base_model
 from stages.lib.pairs import Pair, Pairs, write_pairs
 from stages.lib.params.fit import Fit
-from stages.lib.params.model import Model
 from stages.lib.vocabulary import train_vocabulary
-from tests.build import section
+from tests.build import scratch_model, section
 
 ARCHITECTURE = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
+_BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_BART = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+ARCHITECTURES: dict[str, tuple[dict[str, Any], Kind]] = {
+    "gpt2": (ARCHITECTURE, "causal"),
+    "llama": (
+        {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"intermediate_size": 64},
+        "causal",
+    ),
+    "bloom": ({"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 2}, "causal"),
+    "t5": (
+        {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2},
+        "seq2seq",
+    ),
+    "bart": (
+        {"model_type": "bart", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        | _BART
+        | {"max_position_embeddings": 64},
+        "seq2seq",
+    ),
+    "bert": ({"model_type": "bert", "max_position_embeddings": 64, **_BERT}, "encoder"),
+    "roberta": ({"model_type": "roberta", "max_position_embeddings": 66, **_BERT}, "encoder"),
+}
 COLOURS, THINGS = ("red", "blue", "green"), ("cup", "hat", "door", "boat")
 FACTS = [f"colour: {colour}; thing: {thing}" for colour in COLOURS for thing in THINGS]
 
@@ -23,8 +47,8 @@ def text(source: str) -> str:
     return f"A {thing} that is {colour}." if thing != "boat" else f"Look, a {colour} boat on the quiet river!"
 
 
-def tokenizer() -> PreTrainedTokenizerBase:
-    return train_vocabulary([*FACTS, *map(text, FACTS)], 300)
+def tokenizer(kind: Kind = "causal") -> PreTrainedTokenizerBase:
+    return train_vocabulary([*FACTS, *map(text, FACTS)], 300, kind)
 
 
 def model(
@@ -32,14 +56,14 @@ def model(
     seed: int = 1,
     architecture: dict[str, Any] | None = None,
     dropout: float | None = 0.1,
+    labels: Sequence[str] = (),
 ) -> PreTrainedModel:
-    parameters = section(Model, name="scratch", architecture=architecture or ARCHITECTURE)
-    return base_model(parameters, tokens, dropout, seed)
+    return base_model(scratch_model(architecture or ARCHITECTURE), tokens, labels, dropout, seed)
 
 
 def pair(tokens: PreTrainedTokenizerBase, source: str) -> Pair:
-    target_ids = [*tokens(text(source))["input_ids"], tokens.eos_token_id]
-    return Pair(source, tokens(source + "\n")["input_ids"], target_ids, len(text(source)))
+    target_ids = [*tokens(text(source), add_special_tokens=False)["input_ids"], tokens.eos_token_id]
+    return Pair(source, tokens(source + "\n")["input_ids"], target_ids, [], len(text(source)))
 
 
 def pairs(tokens: PreTrainedTokenizerBase, folder: Path) -> Pairs:

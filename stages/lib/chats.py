@@ -1,4 +1,4 @@
-"""Conversations: messages in the two usual forms, their roles checked, and the examples that they hold."""
+"""Conversations: messages in the two usual forms, their roles checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,11 +59,6 @@ def _turn(number: int, message: Any) -> Turn:
                 raise Unusable("bad_messages", f"message {number}: role {message[role_key]!r} unknown")
             return Turn(role, as_text(f"message {number}", message[text_key]))
     raise Unusable("bad_messages", f"message {number} has neither role and content nor from and value")
-
-
-def answers(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    """(what was said before, answer) for every turn of the assistant."""
-    return [(render(turns[:i]), turn.text) for i, turn in enumerate(turns) if turn.role == "assistant"]
 
 
 def render(turns: Sequence[Turn]) -> str:

@@ -1,10 +1,11 @@
-"""Sources in, generated texts out: in batches, yet no text depends on the batch it was made in."""
+"""Sources in, texts out, written or chosen: in batches, yet no text depends on the batch it was made in."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -19,10 +20,22 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from stages.lib.causal import prompt_batch
-from stages.lib.models import context_length
+from stages.lib.families import family_of
+from stages.lib.families.family import on_device
+from stages.lib.losses import losses_of
+from stages.lib.pairs import Label, Pair
 from stages.lib.params.predict import Predict
 from stages.lib.process import UserError
+
+# settings of generation that belong to the model and not to the user
+_STARTS_AND_ENDS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "suppress_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -46,57 +59,102 @@ def decode(
     """
     _check_room(network, sources, params)
     network.eval()
-    # a checkpoint's own generation_config.json may ask for sampling or penalties: params.yaml alone decides
-    network.generation_config = _generation_config(tokenizer, params)
+    own = network.generation_config
+    config = _generation_config(own, params)
+    # in place of the network's own: `generate` takes from that one what it finds unset in a config that it is given
+    network.generation_config = config
+    try:
+        return _by_length(
+            sources, lambda batch: _decode_batch(network, tokenizer, batch, params, config), batch_size, title
+        )
+    finally:
+        network.generation_config = own
+
+
+def choose(
+    network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label], batch_size: int, title: str
+) -> list[Decoded]:
+    """The likeliest label for each source, in the order of the sources: no other text can come out."""
+    losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
+
+    def choose_batch(batch: list[list[int]]) -> list[Decoded]:
+        best = losses_among(network, batch, labels).argmin(1).tolist()
+        return [Decoded(labels[number].word, "end") for number in best]
+
+    return _by_length(sources, choose_batch, batch_size, title)
+
+
+def _by_length(
+    sources: Sequence[list[int]], work: Callable[[list[list[int]]], list[Decoded]], batch_size: int, title: str
+) -> list[Decoded]:
     decoded: dict[int, Decoded] = {}
     # the longest first: a batch that does not fit into memory shows at once
     order = sorted(range(len(sources)), key=lambda index: (-len(sources[index]), index))
     with tqdm(total=len(sources), desc=title, unit=" texts") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            texts = _decode_batch(network, tokenizer, [sources[index] for index in chosen], params)
-            decoded.update(zip(chosen, texts, strict=True))
+            decoded.update(zip(chosen, work([sources[index] for index in chosen]), strict=True))
             bar.update(len(chosen))
     return [decoded[index] for index in range(len(sources))]
 
 
+def _label_losses(network: PreTrainedModel, sources: list[list[int]], labels: Sequence[Label]) -> Tensor:
+    """(B, labels): what the model would lose on each label as the target of each source."""
+    columns = ([Pair("", source, label.target_ids, [], 0) for source in sources] for label in labels)
+    return torch.stack([losses_of(network, pairs)[0] for pairs in columns], 1)
+
+
+@torch.no_grad()
+def _single_token_losses(network: PreTrainedModel, sources: list[list[int]], labels: Sequence[Label]) -> Tensor:
+    """The same where every label is one token, or one number of a classification head: read off a single pass."""
+    network.eval()
+    family = family_of(network)
+    pairs = [Pair("", source, labels[0].target_ids, [], 0) for source in sources]
+    batch = on_device(family.training_batch(pairs, int(network.config.pad_token_id)), network)
+    scores = family.target_logits(network, batch)[:, 0].float().log_softmax(-1)
+    return -scores[:, [label.target_ids[0] for label in labels]]
+
+
 def _check_room(network: PreTrainedModel, sources: Sequence[list[int]], params: Predict) -> None:
-    longest, context = max(map(len, sources)), context_length(network)
-    if context is not None and longest + params.max_new_tokens > context:
+    lengths = np.array([len(source) for source in sources])
+    excess = family_of(network).excess(network, lengths, np.array([params.max_new_tokens]))
+    if excess > 0:
         raise UserError(
-            f"predict -> max_new_tokens: {params.max_new_tokens} after a source of {longest} tokens is more than the "
-            f"model's context of {context}; lower it to {context - longest}, or tokenize.max_source_tokens"
+            f"predict -> max_new_tokens: with a source of {lengths.max()} tokens, {params.max_new_tokens} are {excess} "
+            f"more than the model has positions for; lower it, or tokenize.max_source_tokens"
         )
 
 
-def _generation_config(tokenizer: PreTrainedTokenizerBase, params: Predict) -> GenerationConfig:
+def _generation_config(own: Any, params: Predict) -> GenerationConfig:
+    """How the model starts and ends a text, as `own` has it, and all else by params.yaml."""
     beams = {"num_beams": params.beams, "length_penalty": params.length_penalty} if params.strategy == "beam" else {}
-    return GenerationConfig(
-        max_new_tokens=params.max_new_tokens,
-        do_sample=False,  # sampling is greedy choice among noisy scores, see `_Gumbel`
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **beams,
-    )
+    # sampling is greedy choice among noisy scores, see `_Gumbel`
+    options = {"max_new_tokens": params.max_new_tokens, "do_sample": False, **beams}
+    return GenerationConfig(**{name: getattr(own, name) for name in _STARTS_AND_ENDS} | options)
 
 
 @torch.no_grad()
 def _decode_batch(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: list[list[int]], params: Predict
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[list[int]],
+    params: Predict,
+    config: GenerationConfig,
 ) -> list[Decoded]:
-    batch = {name: part.to(network.device) for name, part in prompt_batch(sources, tokenizer.pad_token_id).items()}
+    prompts = family_of(network).prompt_batch(sources, tokenizer.pad_token_id)
+    batch = on_device(prompts, network)
     processors = _sampling(sources, params) if params.strategy == "sample" else LogitsProcessorList()
     generated: Tensor = network.generate(**batch, logits_processor=processors)  # type: ignore[operator]
-    new = generated[:, batch["input_ids"].shape[1] :].tolist()
-    return [_decoded(tokenizer, ids) for ids in new]
+    # what is not new: the prompt, or the one token that a decoder starts from
+    first = 1 if network.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    ends = {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
+    return [_decoded(tokenizer, ids, ends) for ids in generated[:, first:].tolist()]
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Decoded:
-    ended = tokenizer.eos_token_id in ids
-    kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
-    text = str(tokenizer.decode(kept, skip_special_tokens=True))
-    return Decoded(text.strip(), "end" if ended else "length")
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> Decoded:
+    length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
+    return Decoded(text.strip(), "end" if length < len(ids) else "length")
 
 
 def _sampling(sources: list[list[int]], params: Predict) -> LogitsProcessorList:

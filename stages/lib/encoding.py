@@ -1,19 +1,23 @@
 """Texts as token ids: many at once on all cores, and what is done with those that are too long."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from stages.lib.examples import Example
+from stages.lib.chat_format import ChatFormat
+from stages.lib.chats import Turn, render
+from stages.lib.examples import Example, Question, answer_id
+from stages.lib.families import Kind
 from stages.lib.pairs import Pair
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.templates import Unusable
+from stages.lib.vocabulary import target_from
 
-# examples, then the ids of each source and of each target of them all
+# examples, then the ids of each source and of each target of all their questions; none of those that are chats
 Ids = tuple[Sequence[Example], list[list[int]], list[list[int]]]
 
 
@@ -22,90 +26,174 @@ class Encoded:
     """One example. Lengths are in tokens, before anything was cut, split or set aside."""
 
     example: Example
-    source_tokens: int
-    target_tokens: list[int]
-    unknown_tokens: int
-    is_cut: bool = False
-    split_targets: int = 0
+    source_tokens: list[int] = field(default_factory=list)
+    target_tokens: list[int] = field(default_factory=list)
+    unknown_tokens: int = 0
+    sources_cut: int = 0
+    targets_split: int = 0
     pairs: list[Pair] = field(default_factory=list)
     problems: list[Unusable] = field(default_factory=list)
 
 
-class Encoder:
-    """Encodes batches of examples by the settings of section `tokenize`."""
+@dataclass
+class ChatTokens:
+    """A conversation as ids, with the places where each answer begins and ends."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, params: Tokenize) -> None:
-        self._tokenizer, self._params = tokenizer, params
+    turns: list[Turn]
+    ids: list[int] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def pair(self, name: str, start: int, stop: int, size: int) -> Pair:
+        """Answers `start` to `stop`, the latter not among them, with all before them as source."""
+        begin, last = self.firsts[start], self.ends[stop - 1]
+        between = zip(self.ends[start : stop - 1], self.firsts[start + 1 : stop], strict=True)
+        only_read = [place - begin for end, first in between for place in range(end, first)]
+        return Pair(name, self.ids[:begin], self.ids[begin:last], only_read, size)
+
+
+class Encoder:
+    """Encodes batches of examples by the settings of section `tokenize`, as models of this kind expect it.
+
+    Args:
+        labels: what targets are chosen from; none for free text.
+        answers_apart: each answer of a conversation makes a pair of its own, as predictions need it. Else, where the
+            model reads and writes in one stack, as many answers as fit share a pair, each with loss.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        params: Tokenize,
+        kind: Kind = "causal",
+        labels: Sequence[str] = (),
+        answers_apart: bool = False,
+    ) -> None:
+        self._tokenizer, self._params, self._kind, self._labels = tokenizer, params, kind, labels
+        self._answers_apart = answers_apart
+        self._chat = ChatFormat(tokenizer) if kind == "causal" and tokenizer.chat_template else None
         # the library below, without the Python around it, which would take as long as the tokenizing
         self._backend = _plain_backend(tokenizer) if tokenizer.is_fast else None
+        self._target_backend = _target_backend(tokenizer) if tokenizer.is_fast else None
 
     def ids(self, examples: Sequence[Example]) -> Ids:
         """Before anything is cut or split. This part leaves Python's lock free, so that it may run beside the other."""
-        sources = self._ids([self._prompt(example.source) for example in examples], special=True)
-        targets = self._ids([target for example in examples for target in example.targets], special=False)
-        return examples, sources, targets
+        questions = [question for example in examples for question in self._plain_questions(example)]
+        sources = self._source_ids([self._prompt(question.source) for question in questions])
+        return examples, sources, self._target_ids([text for each in questions for text in each.references])
 
     def fitted(self, ids: Ids) -> list[Encoded]:
         examples, sources, targets = ids
-        rest = iter(targets)
-        return [
-            self._encoded(example, source_ids, list(islice(rest, len(example.targets))))
-            for example, source_ids in zip(examples, sources, strict=True)
-        ]
+        rest_of_sources, rest_of_targets = iter(sources), iter(targets)
+        batch = []
+        for example in examples:
+            encoded = Encoded(example)
+            for name, turns in self._chats(example):
+                self._encode_chat(encoded, name, turns)
+            for question in self._plain_questions(example):
+                answers = list(islice(rest_of_targets, len(question.references)))
+                self._encode(encoded, question, next(rest_of_sources), answers)
+            batch.append(encoded)
+        return batch
+
+    def _is_chat(self, example: Example) -> bool:
+        return self._chat is not None and (bool(example.turns) or self._params.as_chat)
+
+    def _plain_questions(self, example: Example) -> Iterator[Question]:
+        return iter(()) if self._is_chat(example) else example.questions()
+
+    def _chats(self, example: Example) -> Iterator[tuple[Callable[[int], str], list[Turn]]]:
+        """Conversations, with what gives the id of the question that answer n answers."""
+        if not self._is_chat(example):
+            return
+        if example.turns:
+            yield lambda number: answer_id(example.id, number), example.turns
+            return
+        for target in example.targets:
+            yield lambda number: example.id, [Turn("user", self._prompt(example.source)), Turn("assistant", target)]
 
     def _prompt(self, source: str) -> str:
         # not str.format: the text around may hold braces of its own
         return self._params.prompt.replace("{source}", source)
 
-    def _ids(self, texts: list[str], special: bool) -> list[list[int]]:
+    def _source_ids(self, texts: list[str]) -> list[list[int]]:
+        """With the tokenizer's own special tokens, but without an end token where the target follows in one stack.
+        Never empty, since the first token of a free text must be predicted from something."""
+        encoded = self._encoded_texts(texts, self._backend, special=True)
+        if self._kind != "causal":
+            return encoded
+        end, start = self._tokenizer.eos_token_id, self._tokenizer.bos_token_id
+        for ids in encoded:
+            while ids and ids[-1] == end:
+                ids.pop()
+            if not ids:
+                ids.append(end if start is None else start)
+        return encoded
+
+    def _target_ids(self, texts: list[str]) -> list[list[int]]:
+        """As the model writes them, the end token included; of a label that a head chooses, its number."""
+        if self._labels and self._kind == "encoder":
+            return [[self._labels.index(text)] for text in texts]
+        if self._kind == "causal":
+            return [[*ids, self._tokenizer.eos_token_id] for ids in self._text_ids(texts)]
+        encoded = self._encoded_texts(texts, self._target_backend, special=True)
+        return [target_from(ids, self._tokenizer, self._kind) for ids in encoded]
+
+    def _text_ids(self, texts: list[str]) -> list[list[int]]:
+        return self._encoded_texts(texts, self._backend, special=False)
+
+    def _encoded_texts(self, texts: list[str], backend: Tokenizer | None, special: bool) -> list[list[int]]:
         if not texts:
             return []
-        if self._backend is not None:
-            ids = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=special)]
-        else:
-            ids = self._tokenizer(texts, add_special_tokens=special, split_special_tokens=True)["input_ids"]
-        return [self._source_ids(each) for each in ids] if special else ids
+        if backend is not None:
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special)]
+        way = "text_target" if special and backend is self._target_backend else "text"
+        encoded = self._tokenizer(**{way: texts}, add_special_tokens=special, split_special_tokens=True)["input_ids"]
+        return [list(ids) for ids in encoded]
 
-    def _source_ids(self, ids: list[int]) -> list[int]:
-        """With the tokenizer's own start tokens, but without an end token: the target follows. Never empty, since the
-        first token of a free text must be predicted from something."""
-        end, start = self._tokenizer.eos_token_id, self._tokenizer.bos_token_id
-        while ids and ids[-1] == end:
-            ids.pop()
-        return ids or [end if start is None else start]
-
-    def _encoded(self, example: Example, source_ids: list[int], targets: list[list[int]]) -> Encoded:
-        encoded = Encoded(example, len(source_ids), [len(ids) + 1 for ids in targets], 0)
-        # GPT-2 names one token for unknown, start and end; being byte-level, it knows every text
-        if self._tokenizer.unk_token_id not in (None, self._tokenizer.eos_token_id, self._tokenizer.bos_token_id):
-            encoded.unknown_tokens = sum(ids.count(self._tokenizer.unk_token_id) for ids in (source_ids, *targets))
+    def _encode(self, encoded: Encoded, question: Question, source_ids: list[int], targets: list[list[int]]) -> None:
+        """Adds the pairs of one question, or why there are none."""
+        encoded.source_tokens.append(len(source_ids))
+        encoded.target_tokens += map(len, targets)
+        encoded.unknown_tokens += self._unknown(source_ids, *targets)
         try:
-            fitting = self._fitting_source(example.source, source_ids)
+            fitting = self._fitting_source(encoded.example, question, source_ids)
         except Unusable as problem:
             encoded.problems += [problem] * len(targets)
-            return encoded
-        encoded.is_cut = fitting is not source_ids
-        for target, ids in zip(example.targets, targets, strict=True):
+            return
+        encoded.sources_cut += fitting is not source_ids
+        for target, ids in zip(question.references, targets, strict=True):
             try:
-                pairs = list(self._pairs(example.id, fitting, ids, len(target.encode())))
+                pairs = list(self._pairs(question.id, fitting, ids, len(target.encode())))
             except Unusable as problem:
                 encoded.problems.append(problem)
             else:
                 encoded.pairs += pairs
-                encoded.split_targets += len(pairs) > 1
-        return encoded
+                encoded.targets_split += len(pairs) > 1
 
-    def _fitting_source(self, source: str, ids: list[int]) -> list[int]:
+    def _unknown(self, *texts: list[int]) -> int:
+        # GPT-2 names one token for unknown, start and end; being byte-level, it knows every text
+        unknown = self._tokenizer.unk_token_id
+        if unknown in (None, self._tokenizer.eos_token_id, self._tokenizer.bos_token_id):
+            return 0
+        return sum(ids.count(unknown) for ids in texts)
+
+    def _fitting_source(self, example: Example, question: Question, ids: list[int]) -> list[int]:
         """The same ids, or, by the policy for long sources, those of the prompt around a shorter source."""
         limit, policy = self._params.max_source_tokens, self._params.long_source
         if len(ids) <= limit:
             return ids
         if policy not in ("cut_start", "cut_end"):
             raise Unusable("long_source", f"source of {len(ids):,} tokens, more than tokenize.max_source_tokens")
+        if example.turns:
+            number = [each.id for each in example.questions()].index(question.id)
+            turns = _until_answer(example.turns, number)[:-1]
+            return self._shortest_history(turns, lambda left: self._source_ids([self._prompt(render(left))])[0])
+        source = question.source
         while len(ids) > limit and source:
             excess = -(-(len(ids) - limit) // self._params.prompt.count("{source}"))
             source = self._shortened(source, excess, at_start=policy == "cut_start")
-            ids = self._ids([self._prompt(source)], special=True)[0]
+            ids = self._source_ids([self._prompt(source)])[0]
         if len(ids) > limit:
             raise Unusable("long_prompt", f"tokenize.prompt alone takes {len(ids):,} tokens")
         return ids
@@ -113,7 +201,7 @@ class Encoder:
     def _shortened(self, text: str, tokens: int, at_start: bool) -> str:
         """Without this many tokens at one end; a tokenizer that does not say where they stand loses as many parts."""
         if self._backend is None:
-            characters = -(-len(text) * tokens // max(len(self._ids([text], special=False)[0]), 1))
+            characters = -(-len(text) * tokens // max(len(self._text_ids([text])[0]), 1))
             return text[characters:] if at_start else text[: max(len(text) - characters, 0)]
         offsets = self._backend.encode(text, add_special_tokens=False).offsets
         if tokens >= len(offsets):
@@ -121,22 +209,138 @@ class Encoder:
         # at least a character: a token may be a part of one
         return text[max(offsets[tokens - 1][1], 1) :] if at_start else text[: min(offsets[-tokens][0], len(text) - 1)]
 
-    def _pairs(self, name: str, source_ids: list[int], target_ids: list[int], size: int) -> Iterator[Pair]:
+    def _pairs(self, name: str, source_ids: list[int], ids: list[int], size: int) -> Iterator[Pair]:
         """One pair, or, by the policy for long targets, as many as it takes. Each token carries loss in exactly one;
         those right before a piece are repeated in front of it as context."""
-        if not target_ids:
-            raise Unusable("untrainable", "the target has no token of its own, only the end token")
         limit, overlap = self._params.max_target_tokens, self._params.overlap_tokens
-        ids = [*target_ids, self._tokenizer.eos_token_id]
+        is_label = self._labels and self._kind == "encoder"
+        if not is_label and len(ids) <= len(target_from([], self._tokenizer, self._kind)):
+            raise Unusable("untrainable", "the target has no token of its own, only the end token")
         if len(ids) <= limit:
-            yield Pair(name, source_ids, ids, size)
+            yield Pair(name, source_ids, ids, [], size)
             return
-        if self._params.long_target != "split":
-            raise Unusable("long_target", f"target of {len(ids):,} tokens, more than tokenize.max_target_tokens")
+        if self._params.long_target != "split" or self._kind != "causal":
+            why = "" if self._params.long_target != "split" else "; only causal models go on with a split target"
+            raise Unusable("long_target", f"target of {len(ids):,} tokens, more than tokenize.max_target_tokens{why}")
         for start in range(0, len(ids), limit):
             stop = min(start + limit, len(ids))
             share = size * stop // len(ids) - size * start // len(ids)
-            yield Pair(name, [*source_ids, *ids[max(start - overlap, 0) : start]], ids[start:stop], share)
+            yield Pair(name, [*source_ids, *ids[max(start - overlap, 0) : start]], ids[start:stop], [], share)
+
+    def _encode_chat(self, encoded: Encoded, name: Callable[[int], str], turns: list[Turn]) -> None:
+        """Adds the pairs of a conversation: each has the history that fits, and one answer or as many as fit."""
+        answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+        try:
+            whole = self._chat_tokens(turns)
+        except Unusable as problem:
+            encoded.problems += [problem] * len(answers)
+            return
+        encoded.source_tokens += whole.firsts
+        encoded.target_tokens += (end - first for first, end in zip(whole.firsts, whole.ends, strict=True))
+        encoded.unknown_tokens += self._unknown(whole.ids)
+        number = 0
+        while number < len(answers):
+            try:
+                tokens = self._with_fitting_history(whole, answers[number], number)
+                own = number - (len(answers) - len(tokens.firsts))  # its number among the answers that are left
+                stop = self._last_fitting(tokens, own)
+            except Unusable as problem:
+                encoded.problems.append(problem)
+                number += 1
+                continue
+            size = sum(len(turns[place].text.encode()) for place in answers[number : number + stop - own])
+            encoded.pairs.append(tokens.pair(name(number), own, stop, size))
+            encoded.sources_cut += tokens is not whole
+            number += stop - own
+
+    def _with_fitting_history(self, whole: ChatTokens, place: int, number: int) -> ChatTokens:
+        """The same conversation, or, by the policy for long sources, without its oldest turns, so that the prompt for
+        this answer fits."""
+        found = whole.firsts[number]
+        if found <= self._params.max_source_tokens:
+            return whole
+        if self._params.long_source not in ("cut_start", "cut_end"):
+            raise Unusable("long_source", f"history of {found:,} tokens, more than tokenize.max_source_tokens")
+        skipped = self._turns_to_drop(whole.turns[:place], self._chat_prompt)
+        return self._chat_tokens(_without_oldest(whole.turns, skipped))
+
+    def _last_fitting(self, tokens: ChatTokens, own: int) -> int:
+        """The number behind the last answer that fits into a pair that begins with answer `own`."""
+        lengths = [end - first for first, end in zip(tokens.firsts, tokens.ends, strict=True)]
+        limit = self._params.max_target_tokens
+        if lengths[own] > limit:
+            raise Unusable("long_target", f"answer of {lengths[own]:,} tokens, more than tokenize.max_target_tokens")
+        stop = own + 1
+        room = self._params.max_source_tokens + limit
+        while not self._answers_apart and stop < len(lengths) and lengths[stop] <= limit and tokens.ends[stop] <= room:
+            stop += 1
+        return stop
+
+    def _chat_tokens(self, turns: list[Turn]) -> ChatTokens:
+        assert self._chat is not None
+        chunks = self._chat.chunks(turns)
+        encoded = iter(self._text_ids([content for content, _ in chunks if isinstance(content, str)]))
+        tokens = ChatTokens(turns)
+        for content, answer in chunks:
+            if answer is not None and answer == len(tokens.firsts):
+                tokens.firsts.append(len(tokens.ids))
+                tokens.ends.append(len(tokens.ids))
+            tokens.ids += next(encoded) if isinstance(content, str) else [content]
+            if answer is not None:
+                tokens.ends[answer] = len(tokens.ids)
+        return tokens
+
+    def _chat_prompt(self, turns: list[Turn]) -> list[int]:
+        tokens = self._chat_tokens([*turns, Turn("assistant", "-")])
+        return tokens.ids[: tokens.firsts[-1]]
+
+    def _shortest_history(self, turns: list[Turn], encode: Callable[[list[Turn]], list[int]]) -> list[int]:
+        return encode(_without_oldest(turns, self._turns_to_drop(turns, encode)))
+
+    def _turns_to_drop(self, turns: list[Turn], encode: Callable[[list[Turn]], list[int]]) -> int:
+        """How many of the oldest turns, system turns aside, have to go until the rest fits.
+
+        Raises:
+            Unusable: not even the last turn fits.
+        """
+        # a conversation can't begin with an answer
+        ways = [n for n in range(len(turns)) if (left := _without_oldest(turns, n)) and _may_begin(left)]
+        low, high = 0, len(ways) - 1
+        while low < high:  # less history is never longer
+            middle = (low + high) // 2
+            if len(encode(_without_oldest(turns, ways[middle]))) <= self._params.max_source_tokens:
+                high = middle
+            else:
+                low = middle + 1
+        if not ways or len(encode(_without_oldest(turns, ways[low]))) > self._params.max_source_tokens:
+            raise Unusable("long_source", "the last turn alone is longer than tokenize.max_source_tokens")
+        return ways[low]
+
+
+def _until_answer(turns: list[Turn], number: int) -> list[Turn]:
+    places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    return turns[: places[number] + 1]
+
+
+def _without_oldest(turns: list[Turn], count: int) -> list[Turn]:
+    """Without this many turns from the oldest on; what the system was told stays."""
+    kept = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    return [*turns[:kept], *turns[kept + count :]]
+
+
+def _may_begin(turns: list[Turn]) -> bool:
+    return next((turn.role for turn in turns if turn.role != "system"), "assistant") != "assistant"
+
+
+def _target_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """As `_plain_backend`, for targets, which may be of another language than sources."""
+    if not hasattr(tokenizer, "_switch_to_target_mode"):
+        return _plain_backend(tokenizer)
+    tokenizer._switch_to_target_mode()
+    try:
+        return _plain_backend(tokenizer)
+    finally:
+        tokenizer._switch_to_input_mode()
 
 
 def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -1,32 +1,61 @@
-"""An example: one source with its target or targets, as `prepare` writes it and every later stage reads it."""
+"""An example: one source with its target or targets, or a conversation; what `prepare` writes and later stages read."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from stages.lib.batches import in_batches
+from stages.lib.chats import Turn, render
+from stages.lib.files import read_json, write_json
 from stages.lib.shards import count_rows, read_tables, write_shards
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("targets", pa.list_(pa.string()))])
+TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+
+_SCHEMA = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("targets", pa.list_(pa.string())), ("turns", TURNS)]
+)
 _BATCH_EXAMPLES = 1024
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a model is asked and may answer: one example, or one answer of a conversation."""
+
+    id: str
+    source: str
+    references: list[str]
+
+
+@dataclass(frozen=True)
 class Example:
-    """`id` is a hash of the content, so that rows added elsewhere in a file never rename it."""
+    """`id` is a hash of the content, so that rows added elsewhere in a file never rename it. Free text has an empty
+    source; so has a conversation, which has `turns`, and their answers as targets."""
 
     id: str
     source: str
     targets: list[str]
+    turns: list[Turn] = field(default_factory=list)
 
     def characters(self) -> int:
-        return len(self.source) + sum(map(len, self.targets))
+        texts = [turn.text for turn in self.turns] or [self.source, *self.targets]
+        return sum(map(len, texts))
+
+    def questions(self) -> Iterator[Question]:
+        if not self.turns:
+            yield Question(self.id, self.source, self.targets)
+        answers = [place for place, turn in enumerate(self.turns) if turn.role == "assistant"]
+        for number, place in enumerate(answers):
+            yield Question(answer_id(self.id, number), render(self.turns[:place]), [self.turns[place].text])
+
+
+def answer_id(example: str, number: int) -> str:
+    return f"{example}-{number + 1}"
 
 
 def write_examples(folder: Path, examples: Iterable[Example]) -> None:
@@ -36,7 +65,20 @@ def write_examples(folder: Path, examples: Iterable[Example]) -> None:
 
 def read_examples(folder: Path) -> Iterator[Example]:
     tables = read_tables(folder, _SCHEMA, _BATCH_EXAMPLES)
-    return (Example(**record) for table in tables for record in table.to_pylist())
+    return (
+        Example(**record | {"turns": [Turn(**turn) for turn in record["turns"]]})
+        for table in tables
+        for record in table.to_pylist()
+    )
+
+
+def write_labels(path: Path, labels: Sequence[str]) -> None:
+    """The words that targets are chosen from, in the order of their numbers; none for free text."""
+    write_json(path, {"labels": labels})
+
+
+def read_labels(path: Path) -> list[str]:
+    return [str(label) for label in read_json(path)["labels"]]
 
 
 def count_examples(folder: Path) -> int:

@@ -28,10 +28,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from stages.lib.causal import Batch, training_batch
 from stages.lib.checkpoints import mark_complete, newest_complete
+from stages.lib.families import family_of
+from stages.lib.families.family import Batch
 from stages.lib.losses import pair_losses, summed_loss
-from stages.lib.models import context_length
+from stages.lib.models import check_reads_source
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.process import UserError
@@ -67,10 +68,12 @@ def fit(
         title: of the progress bar.
 
     Raises:
-        UserError: a pair is longer than the model's context.
+        UserError: a pair is longer than the model's context, or what it predicts does not depend on the source.
         Diverged: the loss is no longer a finite number.
     """
-    _check_room(network, max(train.lengths().max(), validation.lengths().max()))
+    for pairs in (train, validation):
+        _check_room(network, pairs)
+    check_reads_source(network, train)
     steps = update_steps(len(train), settings)
     callbacks = [_Validate(steps, settings.validations), _Progress(title), _MarkComplete()]
     if settings.early_stopping_patience is not None:
@@ -97,12 +100,12 @@ def update_steps(pairs: int, settings: Fit) -> int:
     return max(1, math.ceil(math.ceil(pairs / settings.batch_size) * settings.epochs))
 
 
-def _check_room(network: PreTrainedModel, longest: int) -> None:
-    context = context_length(network)
-    if context is not None and longest > context:
+def _check_room(network: PreTrainedModel, pairs: Pairs) -> None:
+    excess = family_of(network).excess(network, pairs.source_lengths(), pairs.target_lengths())
+    if excess > 0:
         raise UserError(
-            f"fit: a pair has {longest} tokens, more than the model's context of {context}; "
-            f"lower tokenize.max_source_tokens or tokenize.max_target_tokens"
+            f"fit: a pair has {excess} tokens more than the model has positions for; lower "
+            f"tokenize.max_source_tokens or tokenize.max_target_tokens"
         )
 
 
@@ -155,8 +158,8 @@ class _TargetTrainer(Trainer):
         arguments: TrainingArguments,
         callbacks: list[TrainerCallback],
     ) -> None:
-        self._pad_id = int(network.config.pad_token_id)
-        collate = functools.partial(training_batch, pad_id=self._pad_id)
+        self._family = family_of(network)
+        collate = functools.partial(self._family.training_batch, pad_id=int(network.config.pad_token_id))
         super().__init__(network, arguments, collate, train_dataset=train, eval_dataset=validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self._network, self._train, self._validation, self._settings = network, train, validation, settings
@@ -169,13 +172,13 @@ class _TargetTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = summed_loss(model, inputs, self._settings.label_smoothing)
+        loss = summed_loss(self._family, model, inputs, self._settings.label_smoothing)
         # the gradients of several processes are averaged, so each one's share is scaled up
         return loss / num_items_in_batch * self.args.world_size
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
-        losses = pair_losses(self._network, self._validation, own, self.args.eval_batch_size, self._pad_id)
+        losses = pair_losses(self._network, self._validation, own, self.args.eval_batch_size)
         sums = torch.zeros(2, dtype=torch.float64)
         for _, loss, tokens in losses:
             sums += torch.tensor([loss, tokens], dtype=torch.float64)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.lib.batches import in_batches
+from stages.lib.chats import Turn
 from stages.lib.examples import SPLITS, Example, Split
 from stages.lib.params.prepare import Prepare
 from stages.lib.similarity import bands_and_rows, jaccard, key, shingles
@@ -25,6 +26,7 @@ _TEST, _VALIDATION, _TRAIN = (RANKS[split] for split in ("test", "validation", "
 _NEIGHBOURS = 2
 # at a time; where references of one source lie far apart, each time may read all tables again
 _FETCHED_ROWS, _FETCHED_CHARACTERS = 1 << 14, 16 << 20
+_TEXTS = ("source", "targets", "turns")
 
 
 class Ledger:
@@ -177,7 +179,7 @@ class Ledger:
 
     def counts(self) -> dict[Split, dict[str, int]]:
         """Rows, examples and references of each split."""
-        examples = "count(DISTINCT example)" if self._params.group_references else "sum(answers)"
+        examples = "count(DISTINCT example)" if self._params.group_references else "count(*)"
         found = self._run(
             f"""SELECT alive.rank, count(*), {examples}, sum("references")
                 FROM alive JOIN kept USING (row) GROUP BY alive.rank"""
@@ -222,13 +224,14 @@ class Ledger:
         )
         for batch in in_batches(rows, itemgetter(-1), _FETCHED_ROWS, _FETCHED_CHARACTERS):
             raw = self._aside.fetch([row[0] for row in batch if row[5] is None], ("values",))
-            texts = self._kept.fetch([row[0] for row in batch if row[5] is not None], ("sources", "targets"))
+            texts = self._kept.fetch([row[0] for row in batch if row[5] is not None], _TEXTS)
             for row, origin, line, reason, detail, other_origin, other_line, _ in batch:
                 place = {"file": names[origin], "line": line, "reason": reason}
                 if other_origin is None:  # NaN has no JSON: it is written as the word
                     yield place | {"detail": detail, "row": json.loads(raw[row]["values"], parse_constant=str)}
                 else:
-                    yield place | {"detail": f"{detail} to {names[other_origin]} line {other_line}", "row": texts[row]}
+                    other = f"{names[other_origin]} line {other_line}"
+                    yield place | {"detail": f"{detail} to {other}", "row": _shown(texts[row])}
 
     def examples(self, split: Split) -> Iterator[Example]:
         """In the order of their first rows."""
@@ -238,25 +241,32 @@ class Ledger:
                 FROM alive JOIN (SELECT row, example_key, characters FROM kept) USING (row)
                 WHERE rank = {RANKS[split]} ORDER BY example, row"""
         )
-        gathered: dict[int, Example] = {}  # of one first row: one, or as many as a conversation has answers
+        gathered: Example | None = None
         current = None
         for batch in in_batches(rows, itemgetter(-1), _FETCHED_ROWS, _FETCHED_CHARACTERS):
-            fetched = self._kept.fetch([row[1] for row in batch], ("sources", "targets"))
+            fetched = self._kept.fetch([row[1] for row in batch], _TEXTS)
             for example, row, identity_key, copy, start, stop, _ in batch:
-                if example != current:
-                    yield from gathered.values()
-                    gathered, current = {}, example
-                for place, (source, texts) in enumerate(zip(*fetched[row].values(), strict=True)):
-                    texts = texts if start is None else list(_between(texts, start, stop))
-                    name = f"{key(str(identity_key), str(copy), str(place), str(start)):016x}"
-                    gathered.setdefault(place, Example(name, source, [])).targets.extend(texts)
-        yield from gathered.values()
+                if gathered is None or example != current:
+                    if gathered is not None:
+                        yield gathered
+                    name = f"{key(str(identity_key), str(copy), str(start)):016x}"
+                    turns = [Turn(**turn) for turn in fetched[row]["turns"]]
+                    gathered, current = Example(name, fetched[row]["source"], [], turns), example
+                texts = fetched[row]["targets"]
+                gathered.targets.extend(texts if start is None else _between(texts, start, stop))
+        if gathered is not None:
+            yield gathered
 
     def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Of a query without texts. On a cursor of its own, so that other queries may run meanwhile."""
         found = self._database.cursor().execute(query)
         while fetched := found.fetchmany(_FETCHED_ROWS):
             yield from fetched
+
+
+def _shown(texts: dict[str, Any]) -> dict[str, Any]:
+    """What a row is: a conversation, or a source with its targets."""
+    return {name: texts[name] for name in (("turns",) if texts["turns"] else ("source", "targets"))}
 
 
 def _between(texts: list[str], start: int, stop: int) -> Iterator[str]:

@@ -5,31 +5,38 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from stages.lib.causal import IGNORED, Batch, target_logits, training_batch
-from stages.lib.pairs import Pairs
+from stages.lib.families import family_of
+from stages.lib.families.family import IGNORED, Batch, Family, on_device
+from stages.lib.pairs import Pair, Pairs
 
 
-def summed_loss(model: nn.Module, batch: Batch, label_smoothing: float) -> Tensor:
+def summed_loss(family: Family, network: nn.Module, batch: Batch, label_smoothing: float) -> Tensor:
     """Summed over the target tokens of a batch, for training (label smoothing: Szegedy et al. 2016)."""
-    logits = target_logits(model, batch).flatten(0, 1).float()
+    logits = family.target_logits(network, batch).flatten(0, 1).float()
     labels = batch["labels"].flatten()
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
 
 
 @torch.no_grad()
+def losses_of(network: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """Summed loss and learned target tokens of each of B pairs in one batch, without label smoothing: two of (B)."""
+    network.eval()
+    family = family_of(network)
+    batch = on_device(family.training_batch(pairs, int(network.config.pad_token_id)), network)
+    logits, labels = family.target_logits(network, batch).float(), batch["labels"]
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, T)
+    return losses.double().sum(1), labels.ne(IGNORED).sum(1)
+
+
 def pair_losses(
-    model: nn.Module, pairs: Pairs, indices: Sequence[int], batch_size: int, pad_id: int
+    network: PreTrainedModel, pairs: Pairs, indices: Sequence[int], batch_size: int
 ) -> Iterator[tuple[int, float, int]]:
-    """Index, summed loss and target tokens of each pair in `indices`, the longest first, without label smoothing."""
-    model.eval()
-    device = next(model.parameters()).device
+    """Index, summed loss and target tokens of each pair in `indices`, the longest first."""
     lengths = pairs.lengths()
     order = sorted(indices, key=lambda index: (-lengths[index], index))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = {name: part.to(device) for name, part in training_batch([pairs[i] for i in chosen], pad_id).items()}
-        logits, labels = target_logits(model, batch).float(), batch["labels"]
-        losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, T)
-        tokens = labels.ne(IGNORED).sum(1)
-        yield from zip(chosen, losses.double().sum(1).tolist(), tokens.tolist(), strict=True)
+        losses, tokens = losses_of(network, [pairs[index] for index in chosen])
+        yield from zip(chosen, losses.tolist(), tokens.tolist(), strict=True)

@@ -1,100 +1,181 @@
 """Models: from random weights, a local folder or the hub; their special tokens, sizes and files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
-from stages.lib.causal import AUTO_CLASS
+from stages.lib.chat_format import ChatFormat
+from stages.lib.families import Kind, family_for, family_of, family_of_saved, kind_of
+from stages.lib.families.family import on_device
+from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.model import Model
 from stages.lib.process import UserError
-from stages.lib.vocabulary import first_line, model_place
+from stages.lib.vocabulary import PICKLED, checkpoint_place, first_line, loading_options, target_from, unloadable
 
 
-def base_model(model: Model, tokenizer: PreTrainedTokenizerBase, dropout: float | None, seed: int) -> PreTrainedModel:
+def base_model(
+    model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], dropout: float | None, seed: int
+) -> PreTrainedModel:
     """The model before fine-tuning, with one embedding for every token of the tokenizer.
 
     Args:
+        labels: what a target is chosen from; none if it is free text.
         dropout: for every dropout of the model; None keeps the model's own.
-        seed: draws random weights, also those of tokens that the pretrained model lacks.
+        seed: draws random weights, also those of tokens and heads that the pretrained model lacks.
 
     Raises:
         UserError: no checkpoint at the place named, no weights in it, or an architecture that can't be built.
     """
     set_seed(seed)
     if model.name == "scratch":
-        network = _built(_with_dropout(_architecture(model.architecture, tokenizer), dropout))
+        network = _built(model, tokenizer, labels, dropout)
     else:
-        network = _pretrained(model, dropout)
-    embedding: Any = network.get_input_embeddings()
-    if len(tokenizer) > embedding.num_embeddings:
-        network.resize_token_embeddings(len(tokenizer))
-    for config in (network.config, network.generation_config):
-        for name, token_id in _special_ids(tokenizer).items():
-            setattr(config, name, token_id)
+        network = _pretrained(model, tokenizer, labels, dropout)
+    config = network.config
+    for name, token_id in _special_ids(tokenizer).items():
+        setattr(config, name, token_id)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:  # bert2bert: its [CLS]
+        config.decoder_start_token_id = tokenizer.bos_token_id
+    network.generation_config = _generation_config(network, tokenizer, model.family or kind_of(config))
     return network
 
 
-def trained_model(folder: Path) -> PreTrainedModel:
-    """A model that the train stage has saved."""
-    return AUTO_CLASS.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+def trained_model(folder: Path, model: Model) -> PreTrainedModel:
+    """What the train stage has saved of `model`, which says whether code that came with it may run."""
+    options = {"local_files_only": True, "trust_remote_code": model.remote_code_of is not None}
+    family = family_of_saved(AutoConfig.from_pretrained(folder, **options))
+    network: PreTrainedModel = family.auto_class.from_pretrained(folder, use_safetensors=True, **options)
+    return network
+
+
+def model_kind(model: Model) -> Kind:
+    """What kind of model it is, as far as its tokens depend on it. Raises UserError like `base_model`."""
+    return model.family or kind_of(_architecture(model, {}) if model.name == "scratch" else _config(model))
 
 
 def parameter_count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def context_length(network: PreTrainedModel) -> int | None:
-    """The longest sequence that the model has positions for, in tokens; None if it has no such limit."""
-    return getattr(network.config, "max_position_embeddings", None)
+def check_reads_source(network: PreTrainedModel, train: Pairs) -> None:
+    """Raises UserError where the same target gets the same scores behind different sources, as in an encoder-decoder
+    whose special tokens or cross-attention are wired wrongly: it would learn to ignore its input."""
+    first = train[0]
+    other = next((pair for pair in train if pair.source_ids != first.source_ids), None)
+    if other is None:  # free text: nothing is asked of the source
+        return
+    network.eval()
+    with torch.no_grad():
+        logits = [_last_logits(network, first._replace(source_ids=pair.source_ids)) for pair in (first, other)]
+    if torch.equal(*logits):
+        raise UserError(
+            f"model: what this {type(network).__name__} predicts does not depend on its input: its start, end or pad "
+            f"token or its cross-attention is wired wrongly"
+        )
+
+
+def _last_logits(network: PreTrainedModel, pair: Pair) -> torch.Tensor:
+    family = family_of(network)
+    batch = family.training_batch([pair], int(network.config.pad_token_id))
+    return family.target_logits(network, on_device(batch, network))[0, -1]
+
+
+def _built(
+    model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], dropout: float | None
+) -> PreTrainedModel:
+    config = _architecture(model, {"vocab_size": len(tokenizer), **_special_ids(tokenizer), **_label_names(labels)})
+    try:
+        family = family_for(config, model.family, bool(labels))
+        return family.from_scratch(_with_dropout(config, dropout))
+    except (ValueError, TypeError, RuntimeError) as error:
+        place = f"params.yaml: model -> architectures -> {model.architecture}"
+        raise UserError(f"{place}: {first_line(error)}") from None
+
+
+def _architecture(model: Model, decided: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of `model.architecture`; `decided` is what the tokenizer and the labels say."""
+    place = f"params.yaml: model -> architectures -> {model.architecture}"
+    settings = dict(model.architectures[model.architecture])
+    kind = settings.pop("model_type")
+    try:
+        known = AutoConfig.for_model(kind)
+    except ValueError:
+        raise UserError(f"{place} -> model_type: transformers knows no `{kind}`") from None
+    if taken := sorted(settings.keys() & {*decided, "num_labels"}):
+        raise UserError(f"{place} -> {name}: the tokenizer or the labels decide that; leave it out" for name in taken)
+    # T5's way; the ids that other types start from by default are those of another vocabulary
+    start = {"decoder_start_token_id": decided.get("pad_token_id")} if known.is_encoder_decoder else {}
+    try:
+        config = AutoConfig.for_model(kind, **{**start, **settings}, **decided)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{place}: {' '.join(str(error).split())}") from None
+    # a configuration keeps what it does not know as it stands; an old name that it knows, it turns into a new one
+    if unknown := [name for name in settings if hasattr(config, name) and not hasattr(known, name)]:
+        raise UserError(f"{place} -> {name}: no setting of {kind}" for name in unknown)
+    return config
+
+
+def _pretrained(
+    model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], dropout: float | None
+) -> PreTrainedModel:
+    place, config = checkpoint_place(model), _config(model)
+    if model.name == "folder" and not list(Path(place).glob("*.safetensors")):
+        raise UserError(f"model -> folder: no weights (*.safetensors) in {place}; {PICKLED}")
+    for name, value in _label_names(labels).items():
+        setattr(config, name, value)
+    options = loading_options(model) | {"use_safetensors": True, "dtype": torch.float32}
+    try:
+        family = family_for(config, model.family, bool(labels))
+        return family.from_pretrained(place, _with_dropout(config, dropout), len(tokenizer), **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unloadable(place, error) from None
+
+
+def _config(model: Model) -> PreTrainedConfig:
+    place = checkpoint_place(model)
+    try:
+        return AutoConfig.from_pretrained(place, **loading_options(model))
+    except (OSError, ValueError) as error:
+        raise unloadable(place, error) from None
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def _architecture(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    settings = dict(architecture)
-    kind = settings.pop("model_type")
-    try:
-        known = AutoConfig.for_model(kind)
-    except ValueError:
-        raise UserError(f"params.yaml: model -> architecture -> model_type: transformers knows no `{kind}`") from None
-    try:
-        config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **_special_ids(tokenizer), **settings)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UserError(f"params.yaml: model -> architecture: {' '.join(str(error).split())}") from None
-    # a configuration keeps what it does not know as it stands; an old name that it knows, it turns into a new one
-    if unknown := [name for name in settings if hasattr(config, name) and not hasattr(known, name)]:
-        raise UserError(f"params.yaml: model -> architecture -> {name}: no setting of {kind}" for name in unknown)
-    return config
+def _label_names(labels: Sequence[str]) -> dict[str, dict[Any, Any]]:
+    if not labels:
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
 
 
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
-    try:
-        return AUTO_CLASS.from_config(config)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"params.yaml: model -> architecture: {first_line(error)}") from None
-
-
-def _pretrained(model: Model, dropout: float | None) -> PreTrainedModel:
-    place, revision = model_place(model)
-    if model.name == "folder" and not list(Path(place).glob("*.safetensors")):
-        raise UserError(
-            f"model -> folder: no weights (*.safetensors) in {place}; load a pickled checkpoint once where you trust "
-            f"it and save it with save_pretrained"
-        )
-    try:
-        config = AutoConfig.from_pretrained(place, revision=revision)
-        return AUTO_CLASS.from_pretrained(
-            place, revision=revision, config=_with_dropout(config, dropout), use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"model: can't load {place}: {first_line(error)}") from None
+def _generation_config(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind) -> GenerationConfig:
+    """How plain `generate` starts and ends a text with this model. What else a checkpoint asks for, such as sampling
+    or penalties, is left out: params.yaml alone decides how text is made."""
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    ends = sorted({end, ChatFormat(tokenizer).end_id()}) if tokenizer.chat_template else end
+    forms: dict[str, Any] = {}
+    if network.config.is_encoder_decoder and network.can_generate():
+        empty = target_from(tokenizer(text_target="")["input_ids"], tokenizer, kind)
+        # what stands in front of a target of no words: the start token, and for some a language or a second start
+        begin = network.prepare_decoder_input_ids_from_labels(labels=torch.tensor([empty]))[0]  # type: ignore[operator]
+        before = begin[: empty.index(end) + 1].tolist()
+        forms = {"decoder_start_token_id": before[0], "forced_bos_token_id": before[1] if before[1:] else None}
+    if pad != end:  # a pad is never meant, yet some models (Marian) score it high
+        forms["suppress_tokens"] = [pad]
+    return GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=pad, **forms)
 
 
 def _with_dropout(config: PreTrainedConfig, dropout: float | None) -> PreTrainedConfig:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.lib.files import read_json, write_json
 from stages.lib.shards import shard_paths, write_shards
 
 _SCHEMA = pa.schema(
@@ -16,20 +17,37 @@ _SCHEMA = pa.schema(
         ("id", pa.string()),
         ("source_ids", pa.list_(pa.int32())),
         ("target_ids", pa.list_(pa.int32())),
+        ("only_read", pa.list_(pa.int32())),
         ("target_bytes", pa.int64()),
     ]
 )
 
 
 class Pair(NamedTuple):
-    """`id` is that of the example; pairs of one example stand together. Loss is on `target_ids`, all of them, which
-    end with the end token unless the text goes on in the next pair. `target_bytes` is the length of the target's text
-    in UTF-8: losses by the byte compare different tokenizers."""
+    """`id` is that of the question; pairs of one example stand together. Loss is on `target_ids`, which end with the
+    end token unless the text goes on in the next pair, but for the places in `only_read`: what others say between two
+    answers. `target_bytes` is the length of the learned text in UTF-8: losses by the byte compare tokenizers."""
 
     id: str
     source_ids: list[int]
     target_ids: list[int]
+    only_read: list[int]
     target_bytes: int
+
+
+class Label(NamedTuple):
+    """A word that targets are chosen from, and its ids as a target."""
+
+    word: str
+    target_ids: list[int]
+
+
+def write_labels(path: Path, labels: Sequence[Label]) -> None:
+    write_json(path, {"labels": [label._asdict() for label in labels]})
+
+
+def read_labels(path: Path) -> list[Label]:
+    return [Label(**label) for label in read_json(path)["labels"]]
 
 
 def write_pairs(folder: Path, batches: Iterable[Sequence[Pair]]) -> None:
@@ -56,10 +74,18 @@ class Pairs:
     def __iter__(self) -> Iterator[Pair]:
         return map(self.__getitem__, range(len(self)))
 
-    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Tokens of source and target together, one number a pair."""
-        lengths = (pc.list_value_length(self._table[name]).to_numpy() for name in ("source_ids", "target_ids"))
-        return np.sum(list(lengths), axis=0, dtype=np.int64)
+    def source_lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Tokens, one number a pair; the same for the next two."""
+        return self._lengths("source_ids")
 
-    def target_tokens(self) -> int:
-        return int(pc.sum(pc.list_value_length(self._table["target_ids"])).as_py() or 0)
+    def target_lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return self._lengths("target_ids")
+
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return self.source_lengths() + self.target_lengths()
+
+    def learned_tokens(self) -> int:
+        return int(self.target_lengths().sum() - self._lengths("only_read").sum())
+
+    def _lengths(self, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.asarray(pc.list_value_length(self._table[name]).to_numpy(), np.int64)

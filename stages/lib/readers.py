@@ -33,8 +33,8 @@ class Origin:
         return [self.files] if isinstance(self.files, Path) else list(self.files.values())
 
 
-def origins(params: Prepare) -> list[Origin]:
-    """In the order of the splits, then by name, so that the same folder is read the same way on every machine.
+def origins(params: Prepare, folder: Path) -> list[Origin]:
+    """In the order of the splits, then by name, so that the same `folder` is read the same way on every machine.
 
     Raises:
         UserError: no such file, an empty folder or glob, a file of unknown kind, or one that is in two splits.
@@ -44,7 +44,7 @@ def origins(params: Prepare) -> list[Origin]:
         origin
         for split in SPLITS
         if (files := named[split]) is not None
-        for origin in ([Origin(split, str(files), None)] if params.hub else _local(split, files, params))
+        for origin in ([Origin(split, str(files), None)] if params.hub else _local(split, files, folder))
     ]
     mistakes = [line for origin in found for line in _mistakes(origin, params)] + _shared(found, named)
     if mistakes:
@@ -52,8 +52,7 @@ def origins(params: Prepare) -> list[Origin]:
     return found
 
 
-def _local(split: Split, files: Files, params: Prepare) -> Iterator[Origin]:
-    folder = Path(params.folder)
+def _local(split: Split, files: Files, folder: Path) -> Iterator[Origin]:
     if isinstance(files, dict):
         yield Origin(split, ", ".join(files.values()), {column: folder / name for column, name in files.items()})
         return
@@ -62,14 +61,14 @@ def _local(split: Split, files: Files, params: Prepare) -> Iterator[Origin]:
         try:
             found = sorted(path for path in folder.glob(files) if path.is_file())
         except (ValueError, NotImplementedError) as error:
-            raise UserError(f"params.yaml: prepare -> {split}: `{files}` is no glob: {error}") from None
+            raise UserError(f"params.yaml: prepare -> {split} of the scenario: `{files}` is no glob: {error}") from None
     elif place.is_dir():
         inside = (path for path in place.rglob("*") if path.is_file())
         found = sorted(path for path in inside if not _is_hidden(path.relative_to(place)))
     else:
         found = [place]
     if not found:
-        raise UserError(f"{place}: no file there; see prepare -> {split} in params.yaml")
+        raise UserError(f"{place}: no file there; see prepare -> {split} of the scenario")
     for path in found:
         yield Origin(split, path.relative_to(folder).as_posix(), path)
 
@@ -81,7 +80,7 @@ def _is_hidden(path: Path) -> bool:
 def _mistakes(origin: Origin, params: Prepare) -> Iterator[str]:
     for path in origin.paths():
         if not path.is_file():
-            yield f"{path}: no such file; see prepare -> {origin.split} in params.yaml"
+            yield f"{path}: no such file; see prepare -> {origin.split} of the scenario"
         elif isinstance(origin.files, Path) and params.reading.kind is None and _kind(path) not in READERS:
             endings = ", ".join(KINDS)
             yield f"{path}: unknown ending ({endings} are known); set prepare.reading.kind, or name files by a glob"
@@ -95,7 +94,7 @@ def _shared(found: Sequence[Origin], named: Mapping[Split, Files | None]) -> lis
         for path in origin.paths():
             first = owner.setdefault(path, origin.split)
             if first != origin.split:
-                lines.append(f"{path}: read for {first} and for {origin.split}; see prepare -> {first} in params.yaml")
+                lines.append(f"{path}: read for {first} and for {origin.split}; see prepare -> {first} of the scenario")
     return lines
 
 
@@ -138,7 +137,8 @@ def _columns(params: Prepare) -> list[str]:
 def _check_aligned(sources: Mapping[str, Source], params: Prepare) -> None:
     if missing := [name for name in _columns(params) if name not in sources]:
         raise UserError(
-            f"params.yaml: prepare: no column {', '.join(missing)} among the aligned files {', '.join(sources)}"
+            f"params.yaml: prepare of the scenario: no column {', '.join(missing)} among the aligned files "
+            f"{', '.join(sources)}"
         )
 
 
@@ -150,7 +150,9 @@ def _read_hub(hub: Hub, split: str) -> Iterator[Row]:
         data: Any = load_dataset(hub.name, hub.config, split=split, revision=hub.revision)
     except Exception as error:  # `datasets` raises errors of a dozen libraries for a name, a network or a file
         text = " ".join(str(error).split())[:300]
-        raise UserError(f"params.yaml: prepare -> hub: {hub.name}, split {split}, can't be loaded: {text}") from None
+        raise UserError(
+            f"params.yaml: prepare -> hub of the scenario: {hub.name}, split {split}, can't be loaded: {text}"
+        ) from None
     labels = {name: feature for name, feature in data.features.items() if isinstance(feature, ClassLabel)}
     for number, values in enumerate(data, start=1):
         for name, feature in labels.items():

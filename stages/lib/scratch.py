@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,17 +52,18 @@ def _fingerprint(stage: str) -> str:
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(Path("params.yaml"))
     declared = yaml.load(Path("dvc.yaml"))["stages"][stage]
+    names = [_resolved(name, params) for name in declared["params"]]
     content: dict[str, Any] = {
-        "params": {name: _value(name, params) for name in declared["params"]},
+        "params": {name: _value(name, params) for name in names},
         "files": [_digests(Path(_resolved(dep, params))) for dep in declared["deps"]],
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _resolved(dep: str, params: dict[str, Any]) -> str:
+def _resolved(entry: str, params: dict[str, Any]) -> str:
     """`${section.name}` in dvc.yaml -> the value in params.yaml."""
-    return str(_value(dep[2:-1], params)) if dep.startswith("${") else dep
+    return re.sub(r"\$\{(.+?)\}", lambda found: str(_value(found[1], params)), entry)
 
 
 def _value(name: str, params: dict[str, Any]) -> Any:

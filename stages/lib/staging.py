@@ -5,8 +5,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.lib.chats import Turn, answers, read_turns
+from stages.lib.chats import Turn, read_turns, render
 from stages.lib.cleaning import Cleaner, count_words
-from stages.lib.examples import Split
+from stages.lib.examples import TURNS, Split
 from stages.lib.formats import Row
 from stages.lib.params.prepare import Prepare, Range
 from stages.lib.similarity import Hashes, band_keys, bands_and_rows, key, normalised, shingles
@@ -39,10 +40,10 @@ _KEPT = pa.schema(
         ("stratum", pa.string()),
         ("time", pa.float64()),
         ("characters", pa.int64()),
-        ("answers", pa.int64()),  # examples that the row makes, if it is not one of several references
         ("references", pa.int64()),
-        ("sources", pa.list_(pa.string())),  # one a turn of the assistant, else a single one
-        ("targets", pa.list_(pa.list_(pa.string()))),
+        ("source", pa.string()),
+        ("targets", pa.list_(pa.string())),
+        ("turns", TURNS),  # of a conversation
         ("near_source", pa.string()),  # normalised, only where near duplicates are looked for
         ("near_target", pa.string()),
     ]
@@ -83,14 +84,18 @@ class Report:
 
 @dataclass(frozen=True)
 class Texts:
-    """Of one row: a source with its targets, or one such pair for every answer of a conversation."""
+    """Of one row: a source with its targets, or the turns of a conversation, up to its last answer, with its answers
+    as targets."""
 
-    sources: list[str]
-    targets: list[list[str]]
+    source: str
+    targets: list[str]
+    turns: list[Turn] = field(default_factory=list)
 
     def joined(self) -> tuple[str, str]:
-        """What is compared with other rows. Of a conversation, the last source with its answer is all of it."""
-        return self.sources[-1], "\n".join(self.targets[-1])
+        """What is compared with other rows. Of a conversation, all before its last answer, and that answer."""
+        if self.turns:
+            return render(self.turns[:-1]), self.turns[-1].text
+        return self.source, "\n".join(self.targets)
 
 
 @dataclass(frozen=True)
@@ -126,27 +131,44 @@ class Stager:
         params = self.params
         if params.messages is not None:
             turns = read_turns(value_at(params.messages, values))
-            pairs = answers([Turn(turn.role, _clean(turn.text, turn.role, cleaner)) for turn in turns])
-            texts = Texts([source for source, _ in pairs], [[answer] for _, answer in pairs])
+            clean = [Turn(turn.role, _clean(turn.text, turn.role, cleaner)) for turn in turns]
+            while clean[-1].role != "assistant":  # nothing is learned from what no answer follows
+                clean.pop()
+            texts = Texts("", [turn.text for turn in clean if turn.role == "assistant"], clean)
         else:
-            source = "" if params.source is None else _clean(Template(params.source).render(values), "source", cleaner)
-            targets = Template(params.target or "").render_all(values)
-            texts = Texts([source], [[_clean(target, "target", cleaner) for target in targets]])
+            source = "" if self._source is None else _clean(self._source.render(values), "source", cleaner)
+            targets = [_clean(target, "target", cleaner) for target in self._target.render_all(values)]
+            texts = Texts(source, [self._label(target) for target in targets])
         self._check(texts)
         return texts
 
+    @cached_property
+    def _source(self) -> Template | None:
+        return None if self.params.source is None else Template(self.params.source)
+
+    @cached_property
+    def _target(self) -> Template:
+        return Template(self.params.target or "")
+
+    def _label(self, target: str) -> str:
+        """The word for a label, where targets are labels."""
+        if self.params.labels is None:
+            return target
+        if target not in self.params.labels:
+            raise Unusable("unknown_label", f"`{target[:80]}` is none of prepare.labels")
+        return self.params.labels[target]
+
     def _check(self, texts: Texts) -> None:
         lengths = self.params.lengths
-        for source, targets in zip(texts.sources, texts.targets, strict=True):
-            if not targets or not all(target.strip() for target in targets):
-                raise Unusable("empty_target", "an answer is empty" if self.params.messages else "the target is empty")
-            if self.params.source is not None and not source.strip():
-                raise Unusable("empty_source", "the source is empty")
-            for name, text in (("source", source), *(("target", target) for target in targets)):
-                _check_length(name, "characters", len(text), getattr(lengths, f"{name}_characters"))
-                words: Range = getattr(lengths, f"{name}_words")
-                if words.min is not None or words.max is not None:
-                    _check_length(name, "words", count_words(text), words)
+        if not texts.targets or not all(target.strip() for target in texts.targets):
+            raise Unusable("empty_target", "an answer is empty" if self.params.messages else "the target is empty")
+        if self.params.source is not None and not texts.source.strip():
+            raise Unusable("empty_source", "the source is empty")
+        for name, text in (("source", texts.joined()[0]), *(("target", target) for target in texts.targets)):
+            _check_length(name, "characters", len(text), getattr(lengths, f"{name}_characters"))
+            words: Range = getattr(lengths, f"{name}_words")
+            if words.min is not None or words.max is not None:
+                _check_length(name, "words", count_words(text), words)
 
     def _facts(self, texts: Texts, values: Mapping[str, Any]) -> dict[str, Any]:
         """Columns of `_KEPT` about the content of a row."""
@@ -157,9 +179,9 @@ class Stager:
             raise Unusable("lone_surrogate", f"{split.field} holds half of a surrogate pair")
         compared = {"pair": (source, target), "source": (source,), "target": (target,)}[params.duplicates.compare]
         if params.group_references:
-            identity = [texts.sources[0], *([by] if by is not None and split.by == "group" else [])]
+            identity = [texts.source, *([by] if by is not None and split.by == "group" else [])]
         else:
-            identity = [*texts.sources, *(target for targets in texts.targets for target in targets)]
+            identity = [texts.source, *(turn.text for turn in texts.turns), *texts.targets]
         free = params.source is None and params.messages is None
         together = by if split.by == "group" and by is not None else target if free else source
         return {
@@ -170,12 +192,11 @@ class Stager:
             "place": key(str(params.seed), together) / 2**64,
             "stratum": by if split.by == "stratum" else None,
             "time": _time(split.field, by) if split.by == "order" and by is not None else 0.0,
-            "characters": sum(map(len, texts.sources))
-            + sum(len(text) for targets in texts.targets for text in targets),
-            "answers": len(texts.sources),
-            "references": sum(map(len, texts.targets)),
-            "sources": texts.sources,
+            "characters": sum(map(len, (texts.source, *texts.targets, *(turn.text for turn in texts.turns)))),
+            "references": len(texts.targets),
+            "source": texts.source,
             "targets": texts.targets,
+            "turns": [asdict(turn) for turn in texts.turns],
             "near_source": source if params.duplicates.near and params.duplicates.compare != "target" else "",
             "near_target": target if params.duplicates.near and params.duplicates.compare != "source" else "",
         }

@@ -6,22 +6,29 @@ folders that DVC would only call missing.
 
 from pathlib import Path
 
-from stages.lib.params import PARAMS, read_section
+from stages.lib.params import PARAMS, read_scenario, read_section
+from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.process import UserError, launch
+from stages.lib.readers import origins
 
 
 def main() -> None:
-    prepare, model = read_section(Prepare), read_section(Model)
-    files = {
-        f"prepare -> {name}": Path(prepare.folder) / file
-        for name in ("train", "validation", "test")
-        if (file := getattr(prepare, name)) is not None
+    prepare, model, evaluate = read_section(Prepare), read_section(Model), read_section(Evaluate)
+    raw = Path(prepare.folder) / read_scenario()
+    folders = {
+        f"{raw}, the files of the scenario (prepare -> folder)": raw,
+        f"{model.folder} (model -> folder; DVC hashes it even when it is not read)": Path(model.folder),
+        f"{evaluate.sentence_encoder_folder} (evaluate -> sentence_encoder_folder; DVC hashes it even when it is not "
+        f"read)": Path(evaluate.sentence_encoder_folder),
     }
-    lines = [f"{PARAMS}: {place}: no file {file}" for place, file in files.items() if not file.is_file()]
-    if not Path(model.folder).is_dir():
-        lines.append(f"{PARAMS}: model -> folder: no folder {model.folder} (DVC hashes it even when it is not read)")
+    lines = [f"{PARAMS}: no folder {name}" for name, folder in folders.items() if not folder.is_dir()]
+    if raw.is_dir():
+        try:
+            origins(prepare, raw)
+        except UserError as error:
+            lines += error.lines
     if lines:
         raise UserError(lines)
 

@@ -20,8 +20,8 @@ def prepared(folder: Path) -> None:
     from stages import prepare
     from stages.lib.params.prepare import Prepare
 
-    raw = section(Prepare, folder=str(folder), train="rows.csv", validation=None, test=None)
-    prepare.run(raw, processes=None, target=folder / "prepare")
+    raw = section(Prepare, train="rows.csv", validation=None, test=None)
+    prepare.run(raw, None, folder, folder / "prepare")
 
 
 def tokenized(folder: Path) -> None:

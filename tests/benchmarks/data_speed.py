@@ -28,8 +28,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def everything_on(folder: Path) -> Prepare:
-    usual = section(Prepare, folder=str(folder), train="rows.csv", validation=None, test=None).model_dump()
+def everything_on() -> Prepare:
+    usual = section(Prepare, train="rows.csv", validation=None, test=None).model_dump()
     usual["clean"]["whitespace"] = "collapse"
     usual["mask"] |= {"emails": True, "phones": True, "phone_region": "US", "cards": True}
     usual["duplicates"]["near"] = 0.8
@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as place:
         folder = Path(place)
         write_csv(folder / "rows.csv", ROWS)
-        took = seconds(lambda: prepare.run(everything_on(folder), processes=None, target=folder / "prepare"))
+        took = seconds(lambda: prepare.run(everything_on(), None, folder, folder / "prepare"))
         size = (folder / "rows.csv").stat().st_size / 1e6
         print(f"prepare, everything on: {size / took * 60 / cores():.0f} MB a minute for each of {cores()} cores")
 
@@ -54,8 +54,8 @@ def main() -> None:
         def ours() -> None:
             account = tokenize.Account(len(examples))
             encoded = tokenize._encoded(encoder, folder / "prepare/train", len(examples))
-            pairs = tokenize._counted(encoded, "train", account, 5, lambda record: None)
-            write_pairs(folder / "again", pairs)
+            pairs = tokenize._pairs(encoded, "train", account, lambda record: None)
+            write_pairs(folder / "again", tokenize._counted(pairs, account, 5))
 
         def library() -> None:
             for part in texts:

@@ -46,11 +46,11 @@ def main() -> None:
         for name, split in (("train", texts), ("test", copies), ("validation", [("another one", "and its own text")])):
             write_jsonl(folder / f"{name}.jsonl", ({"facts": source, "text": target} for source, target in split))
         params = section(Prepare).model_dump()
-        params |= {"folder": str(folder), "group_references": False}
+        params |= {"group_references": False}
         params |= {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
         params["duplicates"]["near"] = 0.8
         started = time.monotonic()
-        prepare.run(Prepare.model_validate(params), processes=None, target=folder / "prepare")
+        prepare.run(Prepare.model_validate(params), None, folder, folder / "prepare")
         minutes = (time.monotonic() - started) / 60
         leaks = [
             row for row in read_jsonl(folder / "prepare/set_aside.jsonl") if row["reason"] in ("in_test", "near_test")

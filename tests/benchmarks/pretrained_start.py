@@ -1,65 +1,109 @@
-"""Does fine-tuning start from the pretrained weights? Validation loss after one epoch on the sample, from a checkpoint
+"""Does fine-tuning start from the pretrained weights? Loss on held-out examples after equal steps, from a checkpoint
 and from random weights of the same architecture with the same tokenizer, in turn, three seeds each.
 
-    python -m tests.benchmarks.pretrained_start path/to/checkpoint LEARNING_RATE
+    python -m tests.benchmarks.pretrained_start CHECKPOINT LEARNING_RATE [ROWS]
+
+ROWS is a csv with columns source and target, or source and label; without it, the sample of data-to-text is used.
 """
 
+import csv
 import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
 
 from stages import prepare, tokenize
 from stages.lib.fitting import fit
 from stages.lib.models import base_model
-from stages.lib.pairs import Pairs
-from stages.lib.params import read_section
+from stages.lib.pairs import Pairs, read_labels
 from stages.lib.params.fit import Fit
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.process import keep_freed_memory
 from stages.lib.vocabulary import open_vocabulary
-from tests.build import section
+from tests.build import scratch_model, section
 
 SEEDS = (1, 2, 3)
+SAMPLE = Path("data/raw/data_to_text/places.csv")
+EPOCHS = 1.0
 
 
-def main(checkpoint: Path, learning_rate: float) -> None:
+def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
     pretrained = section(Model, name="folder", folder=str(checkpoint))
-    random = section(Model, name="scratch", architecture=_architecture(checkpoint))
+    random = scratch_model(_architecture(checkpoint), family=_kind(checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        prepare.run(read_section(Prepare), processes=None, target=data / "prepare")
-        roomy = section(Tokenize, max_source_tokens=256, max_target_tokens=224)
-        tokenize.run(roomy, pretrained, processes=None, source=data / "prepare", target=data / "tokenize")
+        prepare.run(_reading(rows), None, rows.parent, data / "prepare")
+        longest = _positions(checkpoint)
+        limits = {
+            "max_source_tokens": longest // 2,
+            "max_target_tokens": longest // 2 - 16,
+            "max_set_aside_fraction": 0.2,
+        }
+        prompt = "{source}\n" if rows == SAMPLE else "{source}"
+        settings = section(Tokenize, prompt=prompt, long_source="set_aside", **limits)
+        tokenize.run(settings, pretrained, None, data / "prepare", data / "tokenize")
         losses: dict[str, list[float]] = {"pretrained": [], "random": []}
         for seed in SEEDS:
             for name, model in (("pretrained", pretrained), ("random", random)):
-                settings = section(Fit, epochs=1.0, validations=1, learning_rate=learning_rate, seed=seed)
-                losses[name].append(_first_epoch(model, settings, data / "tokenize", data / f"{name}{seed}"))
+                one = section(Fit, epochs=EPOCHS, validations=1, learning_rate=learning_rate, seed=seed)
+                losses[name].append(_loss_after(model, one, data / "tokenize", data / f"{name}{seed}"))
     for name, values in losses.items():
-        print(
-            f"{name:<12}" + "".join(f"{value:8.4f}" for value in values) + f"   median {statistics.median(values):.4f}"
-        )
+        shown = "".join(f"{value:8.4f}" for value in values)
+        print(f"{name:<12}{shown}   median {statistics.median(values):.4f}")
     ratios = [ours / theirs for ours, theirs in zip(*losses.values(), strict=True)]
     print(f"ratio       {''.join(f'{ratio:8.3f}' for ratio in ratios)}   median {statistics.median(ratios):.3f}")
 
 
-def _architecture(checkpoint: Path) -> dict[str, object]:
-    """What makes the checkpoint's shape, without its vocabulary and special tokens, which its tokenizer decides."""
-    config = json.loads((checkpoint / "config.json").read_text())
-    decided = ("vocab_size", "architectures", "transformers_version", "dtype", "torch_dtype")
-    return {name: v for name, v in config.items() if name not in decided and not name.endswith("_token_id")}
+def _reading(rows: Path) -> Prepare:
+    usual = {"train": rows.name, "validation": None, "test": None, "labels": None}
+    if rows == SAMPLE:
+        return section(Prepare, **usual)
+    with rows.open(newline="") as file:
+        records = list(csv.DictReader(file))
+    target = "label" if "label" in records[0] else "target"
+    labels = {record["label"]: record["label"] for record in records} if target == "label" else None
+    return section(Prepare, **usual | {"source": "{source}", "target": f"{{{target}}}", "labels": labels})
 
 
-def _first_epoch(model: Model, settings: Fit, data: Path, folder: Path) -> float:
-    network = base_model(model, open_vocabulary(data / "tokenizer"), settings.dropout, settings.seed)
+def _config(checkpoint: Path) -> dict[str, Any]:
+    return dict(json.loads((checkpoint / "config.json").read_text()))
+
+
+def _architecture(checkpoint: Path) -> dict[str, Any]:
+    """What makes the checkpoint's shape, without its vocabulary and special tokens, which its tokenizer decides, and
+    without what is no setting of its type."""
+    known = AutoConfig.for_model(_config(checkpoint)["model_type"])
+    decided = ("vocab_size", "architectures", "transformers_version", "dtype", "id2label", "label2id", "num_labels")
+    return {
+        name: value
+        for name, value in _config(checkpoint).items()
+        if hasattr(known, name)
+        and name not in decided
+        and not (name.endswith("_token_id") and name != "decoder_start_token_id")
+    }
+
+
+def _kind(checkpoint: Path) -> str | None:
+    return "encoder" if any("MaskedLM" in name for name in _config(checkpoint).get("architectures", [])) else None
+
+
+def _positions(checkpoint: Path) -> int:
+    return int(_config(checkpoint)["max_position_embeddings"])
+
+
+def _loss_after(model: Model, settings: Fit, data: Path, folder: Path) -> float:
+    labels = [label.word for label in read_labels(data / "labels.json")]
+    network = base_model(model, open_vocabulary(data / "tokenizer"), labels, settings.dropout, settings.seed)
     train, validation = Pairs(data / "train"), Pairs(data / "validation")
     return fit(network, train, validation, settings, folder, workers=0, title=folder.name).best()[1]
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else SAMPLE)

@@ -6,8 +6,22 @@ from pydantic import Field
 
 from stages.lib.params import Section
 
+Metric = Literal[
+    "bleu", "chrf", "ter", "rouge", "gleu", "exact_match", "token_f1", "answer_overlap", "accuracy", "macro_f1"
+]
 
-class Evaluate(Section):
+
+class Task(Section):
+    """What a scenario says."""
+
+    metrics: list[Metric]
+
+
+class Evaluate(Task):
+    of_scenario = frozenset(Task.model_fields)
+
+    sentence_encoder: Annotated[str, Field(min_length=1)] | None
+    sentence_encoder_folder: str
     lowercase: bool
     bleu_tokenizer: Literal["13a", "none", "char", "intl", "zh"]
     rouge_words: Literal["ascii", "unicode"]

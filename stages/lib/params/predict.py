@@ -7,13 +7,21 @@ from pydantic import Field
 from stages.lib.params import Section
 
 
-class Predict(Section):
-    strategy: Literal["greedy", "beam", "sample"]
+class Task(Section):
+    """What a scenario says."""
+
+    strategy: Literal["greedy", "beam", "sample"] = "greedy"
     max_new_tokens: Annotated[int, Field(ge=1)]
-    beams: Annotated[int, Field(ge=2)]
-    length_penalty: float
-    temperature: Annotated[float, Field(gt=0)]
-    top_k: Annotated[int, Field(ge=1)] | None
-    top_p: Annotated[float, Field(gt=0, le=1)]
+    beams: Annotated[int, Field(ge=2)] = 5
+    length_penalty: float = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    opening_tokens: Annotated[int, Field(ge=0)] = 16
+
+
+class Predict(Task):
+    of_scenario = frozenset(Task.model_fields)
+
     seed: Annotated[int, Field(ge=0)]
     before_training: bool

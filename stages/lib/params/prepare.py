@@ -16,16 +16,16 @@ Files = str | dict[str, str]
 
 class Hub(Section):
     name: str
-    config: str | None
-    revision: str
+    config: str | None = None
+    revision: str = "main"
 
 
 class Reading(Section):
-    kind: Literal["csv", "tsv", "json", "jsonl", "parquet", "text", "dialog"] | None
-    encoding: str
-    columns: list[str] | None
-    records: str | None
-    text_row: Literal["line", "paragraph", "file"]
+    kind: Literal["csv", "tsv", "json", "jsonl", "parquet", "text", "dialog"] | None = None
+    encoding: str = "utf-8"
+    columns: list[str] | None = None
+    records: str | None = None
+    text_row: Literal["line", "paragraph", "file"] = "line"
 
     @field_validator("encoding")
     @classmethod
@@ -81,10 +81,10 @@ class Duplicates(Section):
 
 
 class Split(Section):
-    by: Literal["hash", "group", "stratum", "order"]
-    field: str | None
-    validation_fraction: Fraction
-    test_fraction: Fraction
+    by: Literal["hash", "group", "stratum", "order"] = "hash"
+    field: str | None = None
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
 
     @model_validator(mode="after")
     def _field_where_needed(self) -> "Split":
@@ -103,22 +103,30 @@ class Limits(Section):
     max_leak_fraction: Fraction
 
 
-class Prepare(Section):
-    folder: str
+class Task(Section):
+    """What a scenario says."""
+
     train: Files
-    validation: Files | None
-    test: Files | None
-    hub: Hub | None
-    reading: Reading
-    source: str | None
-    target: str | None
-    messages: str | None
-    group_references: bool
+    validation: Files | None = None
+    test: Files | None = None
+    hub: Hub | None = None
+    reading: Reading = Reading()
+    source: str | None = None
+    target: str | None = None
+    messages: str | None = None
+    labels: dict[str, str] | None = None
+    group_references: bool = False
+    split: Split = Split()
+
+
+class Prepare(Task):
+    of_scenario = frozenset(Task.model_fields)
+
+    folder: str
     clean: Clean
     mask: Mask
     lengths: Lengths
     duplicates: Duplicates
-    split: Split
     limits: Limits
     shown_examples: Count
     seed: int
@@ -128,7 +136,7 @@ class Prepare(Section):
     def _inside_folder(cls, files: Files | None) -> Files | None:
         for name in [] if files is None else [files] if isinstance(files, str) else files.values():
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                raise ValueError(f"`{name}` is outside prepare.folder, so DVC would not see it change")
+                raise ValueError(f"`{name}` is outside the scenario's folder, so DVC would not see it change")
         return files
 
     @field_validator("source", "target")
@@ -138,6 +146,13 @@ class Prepare(Section):
             raise ValueError(f"`{template}` names no column; write one in braces, such as {{{info.field_name}}}")
         return template
 
+    @field_validator("labels")
+    @classmethod
+    def _at_least_two(cls, labels: dict[str, str] | None) -> dict[str, str] | None:
+        if labels is not None and (len(labels) < 2 or len(set(labels.values())) < len(labels)):
+            raise ValueError("give two labels or more, each with a word of its own: {value in the data: word}")
+        return labels
+
     @model_validator(mode="after")
     def _one_kind_of_row(self) -> "Prepare":
         if (self.target is None) == (self.messages is None):
@@ -146,6 +161,8 @@ class Prepare(Section):
             raise ValueError("source: with `messages`, the turns before an answer are its source; write source: null")
         if self.source is None and self.group_references:
             raise ValueError("group_references: without a source template there is nothing to group by; write false")
+        if self.labels is not None and self.source is None:
+            raise ValueError("labels: a label answers a source; give `source`")
         if self.source is None and self.messages is None and self.duplicates.compare == "source":
             raise ValueError("duplicates -> compare: without a source template there is no source to compare")
         if self.hub is not None and any(isinstance(files, dict) for files in (self.train, self.validation, self.test)):

@@ -6,20 +6,39 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.lib.params import Section
 
-# 256 bytes and two special tokens must fit
-MIN_VOCABULARY = 258
+# 256 bytes and the special tokens of an encoder must fit
+MIN_VOCABULARY = 260
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Splits = Literal["words", "blanks"]
 
 
-class Tokenize(Section):
-    prompt: str
-    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY)]
+class Languages(Section):
+    """Codes of the tokenizer, such as en_XX; null for tokenizers without languages."""
+
+    source: str | None = None
+    target: str | None = None
+
+
+class Task(Section):
+    """What a scenario says."""
+
+    prompt: str = "{source}\n"
+    languages: Languages = Languages()
     max_source_tokens: Annotated[int, Field(ge=1)]
-    max_target_tokens: Annotated[int, Field(ge=2)]
-    long_source: Literal["set_aside", "cut_start", "cut_end", "fail"]
-    long_target: Literal["set_aside", "split", "fail"]
-    overlap_tokens: Annotated[int, Field(ge=0)]
+    max_target_tokens: Annotated[int, Field(ge=1)]
+    long_source: Literal["set_aside", "cut_start", "cut_end", "fail"] = "set_aside"
+    long_target: Literal["set_aside", "split", "fail"] = "set_aside"
+    overlap_tokens: Annotated[int, Field(ge=0)] = 0
+    pack: bool = False
+
+
+class Tokenize(Task):
+    of_scenario = frozenset(Task.model_fields)
+
+    as_chat: bool
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY)]
+    vocabulary_splits: Splits
     untrainable: Literal["fail", "set_aside"]
     max_set_aside_fraction: Fraction
     max_cut_fraction: Annotated[float, Field(ge=0, le=1)]
@@ -34,6 +53,8 @@ class Tokenize(Section):
 
     @model_validator(mode="after")
     def _pieces_advance(self) -> "Tokenize":
-        if self.long_target == "split" and self.overlap_tokens >= self.max_target_tokens:
+        if self.overlap_tokens and not (self.pack or self.long_target == "split"):
+            raise ValueError("overlap_tokens: only pieces overlap; use long_target: split or pack: true, or 0")
+        if self.overlap_tokens >= self.max_target_tokens:
             raise ValueError("overlap_tokens must be below max_target_tokens: what a piece sees is not what it learns")
         return self

@@ -1,22 +1,17 @@
-"""Writes the sample data set, data/raw/places/places.csv: facts about places and their wordings.
+"""The sample of data-to-text: facts about places to eat and stay, and wordings of them.
 
 A small grammar draws invented places to eat and stay and words each one to four times. The facts decide the
 order of the sentence plans and of the words; chance, in moderation, tells the references of an input apart.
-
-    python -m stages.tools.compose_sample
 """
 
 import csv
 import io
-from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from pathlib import Path
 from random import Random
-from typing import TypeVar
 
-TARGET = Path("data/raw/places/places.csv")
+from stages.tools.samples.chance import Option, capital, draw, pick
+
 SEED = 7105
 INPUTS = 2400
 
@@ -127,8 +122,6 @@ VALUES: dict[str, Sequence[str]] = {
 EATING_VALUES = VALUES | {"open": ("early", "late", "all day"), "view": SIGHTS}
 STAYING_VALUES = {"rooms": tuple(ROOMS)} | VALUES | {"open": ("all year", "summer only"), "view": SIGHTS}
 
-Option = TypeVar("Option")
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -155,17 +148,12 @@ class Scene:
         return " ".join((self.called, *self.spot))
 
 
-def main() -> None:
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_bytes(render().encode())
-
-
-def render() -> str:
+def render() -> dict[str, str]:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("facts", "text"))
     writer.writerows(compose())
-    return table.getvalue()
+    return {"places.csv": table.getvalue()}
 
 
 def compose() -> Iterator[tuple[str, str]]:
@@ -324,10 +312,6 @@ def listed(claims: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
 def wording(rng: Random, kind: str, options: Sequence[Option]) -> Option:
     first = list(KINDS).index(kind) % len(options)
     return rank(rng, (*options[first:], *options[:first]))
@@ -335,16 +319,3 @@ def wording(rng: Random, kind: str, options: Sequence[Option]) -> Option:
 
 def rank(rng: Random, options: Sequence[Option]) -> Option:
     return options[min(draw(rng, RANKS), len(options) - 1)]
-
-
-def draw(rng: Random, chances: Sequence[float]) -> int:
-    # of Random's methods only random() promises the same numbers in every Python
-    return bisect(list(accumulate(chances[:-1])), rng.random())
-
-
-def pick(rng: Random, options: Sequence[Option]) -> Option:
-    return options[int(rng.random() * len(options))]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,42 @@
+"""Encoders (BERT, RoBERTa ...) on text tasks: one reads the source, a copy with cross-attention writes the target
+(Rothe, Narayan and Severyn 2020). Once made it is a model of the seq2seq family, and is opened as one."""
+
+from typing import Any
+
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stages.lib.families.family import with_embeddings
+from stages.lib.families.seq2seq import Seq2Seq
+
+
+class Bert2Bert(Seq2Seq):
+    name = "bert2bert"
+    needs = "it can choose among labels (prepare.labels) but not write; BERT, RoBERTa and ELECTRA can"
+
+    def builds(self, config: PreTrainedConfig) -> bool:
+        return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
+        both = EncoderDecoderConfig.from_encoder_decoder_configs(config, self._decoder(config))
+        return EncoderDecoderModel(both)
+
+    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
+        encoder = AutoModel.from_pretrained(place, config=config, **options)
+        decoder = AutoModelForCausalLM.from_pretrained(place, config=self._decoder(config), **options)
+        # the pair of them can't be resized
+        return EncoderDecoderModel(encoder=with_embeddings(encoder, tokens), decoder=with_embeddings(decoder, tokens))
+
+    def _decoder(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        settings = config.to_dict() | {"is_decoder": True, "add_cross_attention": True}
+        return type(config).from_dict(settings)
+
+
+FAMILY = Bert2Bert()

@@ -1,0 +1,82 @@
+"""The causal family (GPT-2, GPT-Neo, Llama, Qwen ...): one stack that reads the source and goes on with the target."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from stages.lib.families.family import (
+    IGNORED,
+    Batch,
+    Lengths,
+    has_class,
+    learned_labels,
+    masked,
+    padded,
+    positions,
+    with_embeddings,
+)
+from stages.lib.pairs import Pair
+
+
+class Causal:
+    name = "causal"
+    needs = "transformers has no causal language model of this type"
+    auto_class = AutoModelForCausalLM
+
+    def builds(self, config: PreTrainedConfig) -> bool:
+        return has_class(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, self.auto_class)
+
+    def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        return network
+
+    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(place, config=config, **options)
+        return with_embeddings(network, tokens)
+
+    def training_batch(self, pairs: Sequence[Pair], pad_id: int) -> Batch:
+        """Pairs aligned at the border of source and target: sources padded on the left, targets on the right.
+
+        So the positions that predict a target are the last T of every row, and only they need logits. input_ids,
+        attention_mask and position_ids are (B, S + T - 1), as the last target token predicts nothing.
+        """
+        longest = max(len(pair.source_ids) for pair in pairs)
+        left = [longest - len(pair.source_ids) for pair in pairs]
+        tokens = [pair.source_ids + pair.target_ids[:-1] for pair in pairs]
+        inputs = [[pad_id] * blank + row for blank, row in zip(left, tokens, strict=True)]
+        attention = [[0] * blank + [1] * len(row) for blank, row in zip(left, tokens, strict=True)]
+        mask = padded(attention, 0, "right")
+        return {
+            "input_ids": padded(inputs, pad_id, "right"),
+            "attention_mask": mask,
+            # pads take no position: the first real token of every row stands at 0
+            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+            "labels": padded([learned_labels(pair) for pair in pairs], IGNORED, "right"),
+        }
+
+    def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
+        """Padded on the left, so that generation goes on right behind each."""
+        return {"input_ids": padded(sources, pad_id, "left"), "attention_mask": masked(sources, "left")}
+
+    def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        inner = getattr(network, "module", network)  # below the wrapper of a multi-process run
+        accepted = inspect.signature(type(inner).forward).parameters
+        if "position_ids" not in accepted:  # positions by attention bias, as in BLOOM
+            del inputs["position_ids"]
+        targets = batch["labels"].shape[1]
+        if "logits_to_keep" in accepted:
+            return network(**inputs, use_cache=False, logits_to_keep=targets).logits
+        return network(**inputs, use_cache=False).logits[:, -targets:]
+
+    def excess(self, network: PreTrainedModel, sources: Lengths, targets: Lengths) -> int:
+        room = positions(network.config)
+        # the last target token is never read
+        return 0 if room is None else int((sources + targets).max()) - 1 - room
+
+
+FAMILY = Causal()

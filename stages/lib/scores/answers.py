@@ -1,0 +1,81 @@
+"""Short answers, compared as SQuAD does: without case, signs and articles, with the best of several references."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from sacrebleu.metrics.bleu import BLEU
+
+from stages.lib.params.evaluate import Evaluate
+from stages.lib.predictions import Prediction
+from stages.lib.scores.score import Score, mean
+
+_HOW = "norm:squad|refs:best|mean:texts"
+_BETA = 1.2  # recall counts more than precision: the convention of captioning (Chen et al. 2015) and TweetQA
+_BLEU1 = BLEU(tokenize="none", max_ngram_order=1, smooth_method="none", effective_order=True, force=True)
+
+
+def exact_match(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    """Share of answers that equal a reference (Rajpurkar et al. 2016)."""
+    return {"exact_match": Score(_best_of_each(predictions, lambda answer, truth: float(answer == truth)), _HOW)}
+
+
+def token_f1(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    """F1 of the words that answer and reference share (Rajpurkar et al. 2016)."""
+    return {"token_f1": Score(_best_of_each(predictions, _shared_words), _HOW)}
+
+
+def answer_overlap(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    """BLEU-1 and ROUGE-L of each answer, as TweetQA (Xiong et al. 2019) takes them."""
+    return {
+        "answer_bleu1": Score(_best_of_each(predictions, _bleu1), f"{_HOW}|sacrebleu:{version('sacrebleu')}"),
+        "answer_rougeL": Score(_best_of_each(predictions, _rouge_l), f"{_HOW}|beta:{_BETA}"),
+    }
+
+
+def _best_of_each(
+    predictions: Sequence[Prediction], likeness: Callable[[Sequence[str], Sequence[str]], float]
+) -> float:
+    """0 to 100, of a likeness of words that is 0 to 1."""
+    return 100 * mean(
+        max(likeness(_words(own.prediction), _words(reference)) for reference in own.references) for own in predictions
+    )
+
+
+def _words(text: str) -> list[str]:
+    text = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def _shared_words(answer: Sequence[str], truth: Sequence[str]) -> float:
+    if not answer or not truth:  # nothing is right only where nothing was asked for
+        return float(answer == truth)
+    same = (Counter(answer) & Counter(truth)).total()
+    return 2 * same / (len(answer) + len(truth))
+
+
+def _bleu1(answer: Sequence[str], truth: Sequence[str]) -> float:
+    if not answer or not truth:
+        return float(answer == truth)
+    return float(_BLEU1.sentence_score(" ".join(answer), [" ".join(truth)]).score) / 100
+
+
+def _rouge_l(answer: Sequence[str], truth: Sequence[str]) -> float:
+    if not answer or not truth:
+        return float(answer == truth)
+    common = _common_subsequence(answer, truth)
+    precision, recall = common / len(answer), common / len(truth)
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision) if common else 0.0
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest one."""
+    row = [0] * (len(second) + 1)
+    for word in first:
+        above = row
+        row = [0]
+        for place, other in enumerate(second, start=1):
+            row.append(above[place - 1] + 1 if word == other else max(above[place], row[-1]))
+    return row[-1]

@@ -1,0 +1,49 @@
+"""Likeness of meaning, whatever the wording: the cosine of sentence embeddings (Reimers and Gurevych 2019)."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stages.lib.params.evaluate import Evaluate
+from stages.lib.predictions import Prediction
+from stages.lib.process import UserError
+from stages.lib.scores.score import Score, mean
+
+
+def meaning(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    """Mean cosine (-100 to 100) of each text and the reference that is nearest to it; nothing without an encoder.
+
+    Raises:
+        UserError: no encoder of that name or in that folder.
+    """
+    if params.sentence_encoder is None:
+        return {}
+    is_folder = params.sentence_encoder == "folder"
+    place = params.sentence_encoder_folder if is_folder else params.sentence_encoder
+    if is_folder and not (Path(place) / "config.json").is_file():
+        raise UserError(f"evaluate -> sentence_encoder_folder: no config.json in {place}: not the folder of an encoder")
+    encode = _encoder(place)
+    flat = [reference for own in predictions for reference in own.references]
+    texts, references = encode([own.prediction for own in predictions]), iter(encode(flat))
+    value = 100 * mean(
+        max(float(text @ next(references)) for _ in own.references)
+        for text, own in zip(texts, predictions, strict=True)
+    )
+    name = Path(place).name if is_folder else place
+    return {
+        "meaning": Score(value, f"encoder:{name}|refs:best|sentence-transformers:{version('sentence-transformers')}")
+    }
+
+
+def _encoder(place: str) -> Any:
+    """Texts -> unit vectors."""
+    # seconds to import, and only here of use
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        encoder = SentenceTransformer(place, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise UserError(f"evaluate -> sentence_encoder: can't load {place}: {line}") from None
+    return lambda texts: encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
