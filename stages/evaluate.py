@@ -30,7 +30,7 @@ TARGET = Path("metrics")
 ACCOUNTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
 PREVIEWS = ("prepare", "tokenize")
 
-_MOST_POINTS = 5000  # of a plot that has one for each prediction: it is kept in git
+_MOST_POINTS = 5000  # of a plot that would have one for each prediction: it is kept in git
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def run(params: Evaluate, source: Path, target: Path) -> None:
         write_json(target / f"{stage}.json", read_json(source / stage / "account.json"))
     for stage in PREVIEWS:
         write_text(target / f"{stage}.md", (source / stage / "preview.md").read_text("utf-8"))
-    _write_plots(target / "plots", after, source, is_label_task="macro_f1" in params.metrics)
+    _write_plots(target / "plots", after, source)
     _write_table(target / "predictions.md", after, params.shown_predictions)
     print(_summary(scores, len(after)))
 
@@ -64,7 +64,7 @@ def model_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
     tokens = sum(prediction.reference_tokens for prediction in predictions)
     size = sum(prediction.reference_bytes for prediction in predictions)
     return {
-        "perplexity": Score(math.exp(nats / tokens), "per:target token and end token|loss:summed"),
+        "perplexity": Score(math.exp(nats / tokens), "per:learned token|loss:summed"),
         "bits_per_byte": Score(nats / math.log(2) / size, "per:UTF-8 byte of the references|loss:summed"),
     }
 
@@ -78,14 +78,15 @@ def _numbers(texts: dict[str, Score], model: dict[str, Score], predictions: Sequ
     }
 
 
-def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path, is_label_task: bool) -> None:
+def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) -> None:
     curve = read_json(source / "train/curve.json")
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
     shown = predictions[:: -(-len(predictions) // _MOST_POINTS)]
     lengths = [(len(own.references[0].split()), len(own.prediction.split())) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
-    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(shown) if is_label_task else ())
+    labels = read_json(source / "prepare/labels.json")["labels"]
+    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(predictions) if labels else ())
     _write_csv(folder / "trials.csv", ("trial", "validation_loss"), _trials(source / "tune_hyperparameters/trials.csv"))
 
 

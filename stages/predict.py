@@ -8,7 +8,9 @@ Random: nothing but sampling, by `predict.seed` and the source; and the weights 
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,8 @@ class _Work:
     def predictions(self, network: PreTrainedModel, title: str) -> list[Prediction]:
         device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network.to(device)
-        questions, prompts = self._asked()
+        asked = list(self._asked())
+        prompts = [prompt for _, prompt, _ in asked]
         if self.labels:
             texts = choose(network, prompts, self.labels, self.batch_size, title)
         else:
@@ -94,38 +97,37 @@ class _Work:
                 references=question.references,
                 prediction=decoded.text,
                 stopped=decoded.stopped,
+                goes_on=goes_on,
                 reference_nats=round(losses[question.id].nats, 4),
                 reference_tokens=losses[question.id].tokens,
                 reference_bytes=losses[question.id].bytes,
             )
-            for question, decoded in zip(questions, texts, strict=True)
+            for (question, _, goes_on), decoded in zip(asked, texts, strict=True)
         ]
 
-    def _asked(self) -> tuple[list[Question], list[list[int]]]:
-        """The questions, and the ids that generation starts from."""
-        first: dict[str, Pair] = {}
-        for pair in self.pairs:  # of a split target, only the first pair begins where the text does
-            first.setdefault(pair.id, pair)
-        # a question whose source or references were all too long has no ids: tokenize's account tells of it
-        questions, prompts = [], []
-        for question in self.questions:
-            if question.id in first:
-                pair = first[question.id]
-                is_free_text = not question.source
-                questions.append(self._continued(question, pair) if is_free_text else question)
-                prompts.append([*pair.source_ids, *(self._opening(pair) if is_free_text else ())])
-        return questions, prompts
+    def _asked(self) -> Iterator[tuple[Question, list[int], bool]]:
+        """The questions, the ids that generation starts from, and whether a document goes on behind its reference.
 
-    def _opening(self, pair: Pair) -> list[int]:
-        """Of free text: its first tokens, at most half of them."""
-        return pair.target_ids[: min(self.params.opening_tokens, (len(pair.target_ids) - 1) // 2)]
+        A question whose source or references were all too long has no ids: tokenize's account tells of it.
+        """
+        pairs = groupby(self.pairs, lambda pair: pair.id)  # those of one question stand together, and in its order
+        questions = {question.id: question for question in self.questions}
+        for name, own in pairs:
+            question, first = questions[name], next(own)
+            if question.source:
+                yield question, first.source_ids, False
+            else:
+                yield self._continued(question, first, own)
 
-    def _continued(self, question: Question, pair: Pair) -> Question:
+    def _continued(self, question: Question, first: Pair, others: Iterator[Pair]) -> tuple[Question, list[int], bool]:
         """Free text as a question: its opening asks for what comes next, as much as the model may write."""
-        opening = self._opening(pair)
-        rest = pair.target_ids[len(opening) : len(opening) + self.params.max_new_tokens]
+        end = min(self.params.opening_tokens, (len(first.target_ids) - 1) // 2)
+        opening, wanted = first.target_ids[:end], self.params.max_new_tokens
+        following = chain(first.target_ids[end:], chain.from_iterable(pair.target_ids for pair in others))
+        rest = list(islice(following, wanted))
+        goes_on = next(following, None) is not None
         source, reference = (str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in (opening, rest))
-        return Question(question.id, source, [reference.strip()])
+        return Question(question.id, source, [reference.strip()]), [*first.source_ids, *opening], goes_on
 
     def _losses(self, network: PreTrainedModel) -> dict[str, _Loss]:
         """Id of a question -> the loss on its references."""

@@ -24,17 +24,17 @@ from stages.lib.chat_format import PLAIN_TEMPLATE, ChatFormat
 from stages.lib.chats import render
 from stages.lib.encoding import Encoded, Encoder
 from stages.lib.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
-from stages.lib.families import Kind
 from stages.lib.files import jsonl_writer, write_json
 from stages.lib.markdown import table, write_page
-from stages.lib.models import model_kind
+from stages.lib.models import check_fits, model_kind
 from stages.lib.packing import packed
-from stages.lib.pairs import Label, Pair, write_labels, write_pairs
+from stages.lib.pairs import Label, Pair, Pairs, write_labels, write_pairs
 from stages.lib.params import read_section
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
+from stages.lib.params.model import Kind, Model
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.process import UserError, launch, uncollected
+from stages.lib.templates import Unusable
 from stages.lib.vocabulary import load_vocabulary, train_vocabulary
 
 SOURCE = Path("data/prepare")
@@ -57,6 +57,7 @@ class Account:
     pairs: int = 0
     kept_tokens: Counter[str] = field(default_factory=Counter)
     unknown_tokens: int = 0
+    tried: int = 0  # pairs kept and set aside
     source_lengths: Counter[int] = field(default_factory=Counter)
     target_lengths: Counter[int] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
@@ -91,6 +92,8 @@ def run(params: Tokenize, model: Model, processes: int | None, source: Path, tar
     write_labels(target / "labels.json", _labels(encoder, labels))
     write_json(target / "account.json", {split: _summary(account) for split, account in accounts.items()})
     _check(accounts, params, target)
+    for split in SPLITS:
+        check_fits(model, tokenizer, labels, Pairs(target / split))
     write_page(target / "preview.md", "Data, as tokenized", _preview(accounts, tokenizer))
     counts = ", ".join(f"{account.pairs:,} {split}" for split, account in accounts.items())
     aside = sum(account.set_aside.total() for account in accounts.values())
@@ -105,6 +108,8 @@ def _check_use(params: Tokenize, kind: Kind, train: Path) -> None:
     """Raises UserError where this kind of model can't be used like that."""
     for example in islice(read_examples(train), 1):
         is_free_text = not (example.source or example.turns)
+        if params.as_chat and (kind != "causal" or is_free_text):
+            raise UserError("tokenize -> as_chat: only causal models chat, and free text is no chat; write false")
         if is_free_text and kind != "causal":
             raise UserError(f"tokenize: free text (a scenario without source) needs a causal model; this one is {kind}")
         if params.pack and not is_free_text:
@@ -120,11 +125,13 @@ def _vocabulary(params: Tokenize, model: Model, kind: Kind, train: Path) -> PreT
     is_chat = params.as_chat or any(example.turns for example in islice(read_examples(train), 1))
     if is_chat and kind == "causal":
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
-        if ChatFormat(tokenizer).end_id() is None:
+        try:
+            ChatFormat(tokenizer).end_id()
+        except Unusable as problem:
             raise UserError(
-                "tokenize: the model's chat template ends an answer with no special token, so that it could not learn "
-                "to stop; remove chat_template from the checkpoint's tokenizer, and a plain one is used"
-            )
+                f"tokenize: the model's chat template can't be learned from: {problem.detail}; take it out of the "
+                f"checkpoint's tokenizer (chat_template), and a plain one is used"
+            ) from None
     return tokenizer
 
 
@@ -148,7 +155,9 @@ def _labels(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
 def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
     batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
     with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar, uncollected():
-        for ids in one_ahead(map(encoder.ids, batches)):
+        # a tokenizer that is not fast holds Python's lock, and what it is set to, for itself
+        encoded = map(encoder.ids, batches)
+        for ids in one_ahead(encoded) if encoder.is_fast else encoded:
             yield (batch := encoder.fitted(ids))
             bar.update(len(batch))
 
@@ -161,7 +170,8 @@ def _pairs(batches: Iterable[list[Encoded]], split: Split, account: Account, wri
             for problem in encoded.problems:
                 account.first_detail.setdefault(problem.reason, f"{encoded.example.id}, {problem.detail}")
                 reason = {"reason": problem.reason, "detail": problem.detail}
-                write({"split": split, "id": encoded.example.id, **reason, "source": encoded.example.source})
+                source = encoded.example.source or render(encoded.example.turns)
+                write({"split": split, "id": encoded.example.id, **reason, "source": source})
         yield [pair for encoded in batch for pair in encoded.pairs]
 
 
@@ -179,6 +189,7 @@ def _counted(batches: Iterable[list[Pair]], account: Account, shown: int) -> Ite
 
 
 def _count(encoded: Encoded, account: Account) -> None:
+    account.tried += encoded.tried
     account.unknown_tokens += encoded.unknown_tokens
     account.source_lengths.update(encoded.source_tokens)
     account.target_lengths.update(encoded.target_tokens)
@@ -192,7 +203,7 @@ def _check(accounts: Mapping[Split, Account], params: Tokenize, target: Path) ->
     policies = {"long_source": params.long_source, "long_target": params.long_target, "untrainable": params.untrainable}
     lines = []
     for split, account in accounts.items():
-        aside, total = account.set_aside.total(), account.target_lengths.total()
+        aside, total = account.set_aside.total(), account.tried
         found = f"tokenize: {split}: {{:,}} of {{:,}} {{}}; the first: {{}}"
         for reason, count in account.set_aside.most_common(10):
             detail = account.first_detail[reason]
@@ -219,12 +230,16 @@ def _summary(account: Account) -> dict[str, Any]:
         "pairs": account.pairs,
         "pairs_set_aside": account.set_aside.total(),
         "set_aside": account.set_aside,
-        "sources_cut_fraction": round(account.sources_cut / account.source_lengths.total(), 4),
-        "targets_split_fraction": round(account.targets_split / account.target_lengths.total(), 4),
-        "unknown_token_fraction": round(account.unknown_tokens / read, 6),
+        "sources_cut_fraction": _share(account.sources_cut, account.source_lengths.total(), 4),
+        "targets_split_fraction": _share(account.targets_split, account.target_lengths.total(), 4),
+        "unknown_token_fraction": _share(account.unknown_tokens, read, 6),
         "source_tokens": {"total": account.kept_tokens["source"]} | _percentiles(account.source_lengths),
         "target_tokens": {"total": account.kept_tokens["target"]} | _percentiles(account.target_lengths),
     }
+
+
+def _share(part: int, total: int, digits: int) -> float:
+    return round(part / total, digits) if total else 0.0
 
 
 def _percentiles(lengths: Counter[int]) -> dict[str, int]:

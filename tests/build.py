@@ -39,7 +39,7 @@ def scratch_model(architecture: dict[str, Any], **overrides: Any) -> Model:
 
 def prediction(text: str, *references: str, **overrides: Any) -> Prediction:
     size = sum(len(reference.encode()) for reference in references)
-    values = {"id": "0", "source": "", "stopped": "end", "reference_nats": 1.0, "reference_tokens": 1}
+    values = {"id": "0", "source": "", "stopped": "end", "goes_on": False, "reference_nats": 1.0, "reference_tokens": 1}
     return Prediction(prediction=text, references=list(references), **{"reference_bytes": size, **values, **overrides})
 
 

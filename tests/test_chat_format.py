@@ -102,7 +102,16 @@ def test_a_hole_of_the_templates_own_in_a_text_is_left_as_it_is() -> None:
     ("template", "detail"),
     [
         ("{{ raise_exception('no system message here') }}", "no system message here"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no end token behind an answer"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no special token behind an answer"),
+        (
+            "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+            "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}",
+            "no special token behind an answer",
+        ),
+        (
+            "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}{{ eos_token }}{% endfor %}",
+            "it leaves out message 1 (system)",
+        ),
         (
             "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}",
             "it changes what stands before message 3",
@@ -116,6 +125,39 @@ def test_a_template_that_can_not_serve_is_told_of_the_conversation(template: str
     assert detail in problem.value.detail
 
 
-def test_a_template_without_an_end_token_has_no_end() -> None:
-    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    assert ChatFormat(tokenizer_with(template)).end_id() is None
+def test_thoughts_that_a_template_leaves_empty_are_part_of_the_prompt_and_not_learned() -> None:
+    """Qwen 3 writes them before the last answer of a conversation alone."""
+    thinking = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    tokens = tokenizer_with(thinking)
+    chunks = ChatFormat(tokens).chunks(TALK)
+    learned = [text_of([chunk for chunk in chunks if chunk[1] == answer], tokens) for answer in (0, 1)]
+    assert learned == ["hello<|im_end|>", "so long<|im_end|>"]
+
+
+def test_a_template_that_names_the_day_gives_the_same_text_on_any_day() -> None:
+    dated = "{{ strftime_now('%d %b %Y') }}" + CHATML
+    assert text_of(ChatFormat(tokenizer_with(dated)).chunks(TALK), tokenizer_with(dated)).startswith("26 Jul 2024")
+
+
+def test_the_last_answer_alone_can_be_learned_where_the_others_are_written_differently_later() -> None:
+    """Mistral puts what the system says before the last question."""
+    moving = (
+        "<|begin|>{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
+        "{% elif m['role'] == 'user' %}[INST] "
+        "{% if m == (messages | selectattr('role', 'equalto', 'user') | list | last) %}{{ messages[0]['content'] }} "
+        "{% endif %}{{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+    )
+    tokens = tokenizer_with(moving)
+    with pytest.raises(Unusable, match="it changes what stands before message 3"):
+        ChatFormat(tokens).chunks(TALK)
+    chunks = ChatFormat(tokens).chunks(TALK, last_only=True)
+    assert text_of(chunks, tokens) == (
+        "<|begin|>[INST] hi [/INST] hello<|end|>[INST] be brief bye [/INST] so long<|end|>"
+    )
+    assert text_of([chunk for chunk in chunks if chunk[1] is not None], tokens) == " so long<|end|>"

@@ -9,12 +9,17 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.families import Kind, family_for, family_of, family_of_saved, kind_of
+from stages.lib.decoding import Decoded, decode
+from stages.lib.families import family_for, family_of, family_of_saved, kind_of
+from stages.lib.fitting import fit
 from stages.lib.losses import pair_losses, summed_loss
-from stages.lib.models import check_reads_source
+from stages.lib.models import base_model, check_reads_source
 from stages.lib.pairs import Pair, Pairs, write_pairs
+from stages.lib.params.model import Kind
+from stages.lib.params.predict import Predict
 from stages.lib.process import UserError
 from tests import tiny
+from tests.build import scratch_model, section
 
 LABELS = ["bad", "fair", "good"]
 SHORT, LONG = Pair("a", [5], [7, 8, 9, 1], [], 9), Pair("b", [3, 4, 5], [6, 1], [], 4)
@@ -119,7 +124,7 @@ def decoder_logits(network: PreTrainedModel, pair: Pair) -> torch.Tensor:
     return torch.as_tensor(network(input_ids=torch.tensor([pair.source_ids]), decoder_input_ids=inputs).logits[0])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "bert", "roberta"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "m2m_100", "bert", "roberta"])
 def test_the_loss_of_a_batch_is_that_of_each_pair_alone_on_its_target(name: str) -> None:
     """One unpadded sequence, all logits, shifted by one, the source masked out; for decoders behind their start."""
     tokens, network = built(name)
@@ -192,6 +197,27 @@ def test_a_saved_network_is_of_the_family_that_it_was_of(name: str, tmp_path: Pa
         assert family_of_saved(saved).name == family_of(network).name
 
 
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_a_causal_model_never_looks_ahead(name: str) -> None:
+    """Nor does an encoder that is used as one, though BERT would, left as it is."""
+    architecture, kind = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(kind)
+    network = base_model(scratch_model(architecture, family="causal"), tokens, [], 0.0, seed=1).eval()
+    logits = [network(input_ids=torch.tensor([[5, 6, 7, last]])).logits[0, :3] for last in (8, 9)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "m2m_100", "bert"])
+def test_every_family_says_what_it_has_learned_and_ends(name: str, tmp_path: Path) -> None:
+    architecture, kind = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(kind)
+    network, data = tiny.model(tokens, architecture=architecture, dropout=0.0), tiny.pairs(tokens, tmp_path / "pairs")
+    fit(network, data, data, tiny.settings(epochs=300, learning_rate=0.005), tmp_path / "fit", 0, "test")
+    sources = [pair.source_ids for pair in data]
+    texts = decode(network, tokens, sources, section(Predict, max_new_tokens=40), 4, title="test")
+    assert texts == [Decoded(tiny.text(source), "end") for source in tiny.FACTS]
+
+
 def position_of(name: str) -> Mapping[str, Any]:
     return {"bert": {"max_position_embeddings": 16}, "roberta": {"max_position_embeddings": 18}}[name]
 
@@ -203,7 +229,7 @@ def test_positions_are_counted_as_the_model_does(name: str) -> None:
     tokens = tiny.tokenizer("encoder")
     network = tiny.model(tokens, architecture=architecture, labels=LABELS).eval()
     family = family_of(network)
-    longest = -family.excess(network, torch.tensor([0]).numpy(), torch.tensor([1]).numpy())
+    longest = -family.excess(network.config, torch.tensor([0]).numpy(), torch.tensor([1]).numpy())
 
     def run(length: int) -> None:
         pair = Pair("", [6] * length, [0], [], 0)

@@ -74,6 +74,27 @@ def test_the_dropout_setting_reaches_every_dropout_of_the_model(checkpoint: Path
     assert {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)} == {0.37}
 
 
+@pytest.mark.parametrize("name", ["t5", "bart", "bert"])
+def test_the_dropout_setting_reaches_both_halves_of_an_encoder_decoder(name: str) -> None:
+    """Also where an architecture has switched one off by a whole number."""
+    architecture, kind = tiny.ARCHITECTURES[name]
+    off = {"hidden_dropout_prob": 0} if name == "bert" else {}
+    network = tiny.model(tiny.tokenizer(kind), architecture=architecture | off, dropout=0.37)
+    for half in ("encoder", "decoder"):
+        config = getattr(network.config, half, network.config)
+        assert {value for key, value in vars(config).items() if "dropout" in key and value is not None} == {0.37}
+
+
+def test_a_head_for_other_labels_makes_way_for_a_new_one(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer("encoder")
+    tokens.save_pretrained(tmp_path)
+    tiny.model(tokens, architecture=tiny.ARCHITECTURES["bert"][0], labels=["no", "yes"]).save_pretrained(tmp_path)
+    model = section(Model, name="folder", folder=str(tmp_path))
+    network = base_model(model, tokens, ["bad", "fair", "good"], None, seed=1)
+    assert network.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    assert network(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 3)
+
+
 def test_pickled_weights_are_refused_with_the_way_out(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights \(\*.safetensors\) in .*save_pretrained"):

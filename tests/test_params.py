@@ -213,6 +213,21 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             "params.yaml: scenario: `['dialogue']` is none of scenarios; there are data_to_text, sentiment_analysis",
             id="scenario-is-a-list",
         ),
+        pytest.param(
+            {"scenario": None},
+            "params.yaml: scenario: `None` is none of scenarios; there are data_to_text, sentiment_analysis",
+            id="scenario-is-null",
+        ),
+        pytest.param(
+            {"scenarios": {}},
+            "params.yaml: scenario: `data_to_text` is none of scenarios; there are none",
+            id="no-scenarios",
+        ),
+        pytest.param(
+            {"TASK.tokenize.pack": True},
+            f"{IN_TASK} -> tokenize -> pack: documents are cut into pieces, long ones too; write long_target: split",
+            id="packed-but-not-split",
+        ),
         pytest.param({"scenario": GONE}, "params.yaml: scenario: missing section", id="no-scenario-chosen"),
         pytest.param(
             {"TASK.predict": GONE}, f"{IN_TASK} -> predict: missing section", id="scenario-without-a-part-of-a-stage"
@@ -269,22 +284,19 @@ def test_a_mistake_is_told_in_one_line(edits: dict[str, Any], line: str) -> None
 def test_a_scenario_is_named_by_a_word() -> None:
     """It is part of paths, and of parameters' names for DVC, where a dot would divide it."""
     values = YAML(typ="safe", pure=True).load(PARAMS)["scenarios"]["data_to_text"]
-    for name in ("my-task", "my.task", "my task"):
+    for name in ("my-task", "my.task", "my task", "2024", 2024):
         yaml = YAML(typ="safe", pure=True)
         content = yaml.load(PARAMS)
         content["scenarios"][name] = values
         yaml.dump(content, Path("params.yaml"))
-        assert told() == [f"params.yaml: scenarios -> {name}: a name has letters, digits and underscores only"]
+        wanted = "a name begins with a letter, and has letters, digits and underscores only"
+        assert told() == [f"params.yaml: scenarios -> {name}: {wanted}"]
 
 
-def test_a_mistake_in_a_section_is_told_once_and_one_in_a_scenario_for_each() -> None:
-    edits = {
-        "tokenize.vocabulary_size": 1,
-        "TASK.prepare.source": None,
-        "scenarios.sentiment_analysis.prepare.target": 3,
-    }
+def test_a_mistake_in_a_section_is_told_once_and_one_in_a_scenario_where_it_is() -> None:
+    edits = {"tokenize.vocabulary_size": 1, "TASK.prepare.target": 2, "scenarios.sentiment_analysis.prepare.target": 3}
     assert [line.split(": ")[1] for line in mistakes(edits)] == [
-        "scenarios -> data_to_text -> prepare -> group_references",
+        "scenarios -> data_to_text -> prepare -> target",
         "scenarios -> sentiment_analysis -> prepare -> target",
         "tokenize -> vocabulary_size",
     ]

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -10,7 +11,7 @@ from stages.lib.params import read_section
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.process import UserError
-from stages.tools.recipe import apply, names
+from stages.tools.recipe import RECIPES, apply, names
 from tests.build import PROJECT
 
 
@@ -26,6 +27,10 @@ def test_a_recipe_makes_valid_params_and_says_where_its_files_are(name: str, par
     assert read_section(Model, params).architecture in read_section(Model, params).architectures
 
 
+def comments(file: Path) -> set[str]:
+    return {line.partition("#")[2] for line in file.read_text().splitlines() if "#" in line}
+
+
 @pytest.mark.parametrize("name", names())
 def test_only_what_the_recipe_names_is_changed(name: str, params: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
@@ -36,8 +41,24 @@ def test_only_what_the_recipe_names_is_changed(name: str, params: Path) -> None:
         if section not in recipe:
             assert after[section] == before[section], section
     assert before["scenarios"].items() <= after["scenarios"].items()
-    comments = [line.partition("#")[2] for line in (PROJECT / "params.yaml").read_text().splitlines() if "#" in line]
-    assert [line.partition("#")[2] for line in params.read_text().splitlines() if "#" in line] == comments
+    assert comments(PROJECT / "params.yaml") <= comments(params)
+
+
+def general(recipe: dict[str, Any], prefix: str = "") -> set[str]:
+    """Parameters outside of scenarios and architectures."""
+    return {
+        path
+        for name, value in recipe.items()
+        if name not in ("scenario", "scenarios", "architecture", "architectures")
+        for path in (general(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"})
+    }
+
+
+def test_no_recipe_leaves_to_chance_what_another_one_changes() -> None:
+    yaml = YAML(typ="safe", pure=True)
+    changed = {name: general(yaml.load(RECIPES / f"{name}.yaml")) for name in names()}
+    every = set().union(*changed.values())
+    assert {name: every - own for name, own in changed.items()} == {name: set() for name in changed}
 
 
 def test_a_recipe_twice_is_a_recipe_once(params: Path) -> None:

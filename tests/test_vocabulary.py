@@ -19,10 +19,9 @@ from transformers import (
 
 from stages.lib.encoding import Encoder
 from stages.lib.examples import Example
-from stages.lib.families import Kind
 from stages.lib.models import base_model, model_kind
 from stages.lib.pairs import Pair
-from stages.lib.params.model import Model
+from stages.lib.params.model import Kind, Model
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.process import UserError
 from stages.lib.vocabulary import END, START, load_vocabulary, train_vocabulary

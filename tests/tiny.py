@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.families import Kind
 from stages.lib.models import base_model
 from stages.lib.pairs import Pair, Pairs, write_pairs
 from stages.lib.params.fit import Fit
+from stages.lib.params.model import Kind
 from stages.lib.vocabulary import train_vocabulary
 from tests.build import scratch_model, section
 
@@ -30,6 +30,12 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], Kind]] = {
     ),
     "bart": (
         {"model_type": "bart", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        | _BART
+        | {"max_position_embeddings": 64},
+        "seq2seq",
+    ),
+    "m2m_100": (
+        {"model_type": "m2m_100", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
         | _BART
         | {"max_position_embeddings": 64},
         "seq2seq",

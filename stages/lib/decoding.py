@@ -117,7 +117,7 @@ def _single_token_losses(network: PreTrainedModel, sources: list[list[int]], lab
 
 def _check_room(network: PreTrainedModel, sources: Sequence[list[int]], params: Predict) -> None:
     lengths = np.array([len(source) for source in sources])
-    excess = family_of(network).excess(network, lengths, np.array([params.max_new_tokens]))
+    excess = family_of(network).excess(network.config, lengths, np.array([params.max_new_tokens]))
     if excess > 0:
         raise UserError(
             f"predict -> max_new_tokens: with a source of {lengths.max()} tokens, {params.max_new_tokens} are {excess} "

@@ -1,18 +1,18 @@
 """Texts as token ids: many at once on all cores, and what is done with those that are too long."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from stages.lib.chat_format import ChatFormat
+from stages.lib.chat_format import ChatFormat, Chunk
 from stages.lib.chats import Turn, render
 from stages.lib.examples import Example, Question, answer_id
-from stages.lib.families import Kind
 from stages.lib.pairs import Pair
+from stages.lib.params.model import Kind
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.templates import Unusable
 from stages.lib.vocabulary import target_from
@@ -26,6 +26,7 @@ class Encoded:
     """One example. Lengths are in tokens, before anything was cut, split or set aside."""
 
     example: Example
+    tried: int = 0  # pairs of a source and a target, or answers
     source_tokens: list[int] = field(default_factory=list)
     target_tokens: list[int] = field(default_factory=list)
     unknown_tokens: int = 0
@@ -37,9 +38,10 @@ class Encoded:
 
 @dataclass
 class ChatTokens:
-    """A conversation as ids, with the places where each answer begins and ends."""
+    """A conversation as ids, with the places where each answer that is learned begins and ends."""
 
     turns: list[Turn]
+    last_only: bool  # the last turn is the only one of these answers
     ids: list[int] = field(default_factory=list)
     firsts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
@@ -72,9 +74,14 @@ class Encoder:
         self._tokenizer, self._params, self._kind, self._labels = tokenizer, params, kind, labels
         self._answers_apart = answers_apart
         self._chat = ChatFormat(tokenizer) if kind == "causal" and tokenizer.chat_template else None
+        self._as_chat = params.as_chat and self._chat is not None
         # the library below, without the Python around it, which would take as long as the tokenizing
         self._backend = _plain_backend(tokenizer) if tokenizer.is_fast else None
         self._target_backend = _target_backend(tokenizer) if tokenizer.is_fast else None
+
+    @property
+    def is_fast(self) -> bool:
+        return self._backend is not None
 
     def ids(self, examples: Sequence[Example]) -> Ids:
         """Before anything is cut or split. This part leaves Python's lock free, so that it may run beside the other."""
@@ -88,8 +95,8 @@ class Encoder:
         batch = []
         for example in examples:
             encoded = Encoded(example)
-            for name, turns in self._chats(example):
-                self._encode_chat(encoded, name, turns)
+            if self._is_chat(example):
+                self._encode_chat(encoded, example.turns)
             for question in self._plain_questions(example):
                 answers = list(islice(rest_of_targets, len(question.references)))
                 self._encode(encoded, question, next(rest_of_sources), answers)
@@ -97,20 +104,10 @@ class Encoder:
         return batch
 
     def _is_chat(self, example: Example) -> bool:
-        return self._chat is not None and (bool(example.turns) or self._params.as_chat)
+        return self._chat is not None and bool(example.turns)
 
     def _plain_questions(self, example: Example) -> Iterator[Question]:
         return iter(()) if self._is_chat(example) else example.questions()
-
-    def _chats(self, example: Example) -> Iterator[tuple[Callable[[int], str], list[Turn]]]:
-        """Conversations, with what gives the id of the question that answer n answers."""
-        if not self._is_chat(example):
-            return
-        if example.turns:
-            yield lambda number: answer_id(example.id, number), example.turns
-            return
-        for target in example.targets:
-            yield lambda number: example.id, [Turn("user", self._prompt(example.source)), Turn("assistant", target)]
 
     def _prompt(self, source: str) -> str:
         # not str.format: the text around may hold braces of its own
@@ -119,7 +116,9 @@ class Encoder:
     def _source_ids(self, texts: list[str]) -> list[list[int]]:
         """With the tokenizer's own special tokens, but without an end token where the target follows in one stack.
         Never empty, since the first token of a free text must be predicted from something."""
-        encoded = self._encoded_texts(texts, self._backend, special=True)
+        if self._as_chat:
+            return [self._chat_prompt([Turn("user", text)]) for text in texts]
+        encoded = self._encoded_texts(texts)
         if self._kind != "causal":
             return encoded
         end, start = self._tokenizer.eos_token_id, self._tokenizer.bos_token_id
@@ -134,25 +133,29 @@ class Encoder:
         """As the model writes them, the end token included; of a label that a head chooses, its number."""
         if self._labels and self._kind == "encoder":
             return [[self._labels.index(text)] for text in texts]
+        if self._as_chat:
+            return [self._chat_answer(text) for text in texts]
         if self._kind == "causal":
             return [[*ids, self._tokenizer.eos_token_id] for ids in self._text_ids(texts)]
-        encoded = self._encoded_texts(texts, self._target_backend, special=True)
+        encoded = self._encoded_texts(texts, is_target=True)
         return [target_from(ids, self._tokenizer, self._kind) for ids in encoded]
 
     def _text_ids(self, texts: list[str]) -> list[list[int]]:
-        return self._encoded_texts(texts, self._backend, special=False)
+        return self._encoded_texts(texts, special=False)
 
-    def _encoded_texts(self, texts: list[str], backend: Tokenizer | None, special: bool) -> list[list[int]]:
+    def _encoded_texts(self, texts: list[str], special: bool = True, is_target: bool = False) -> list[list[int]]:
         if not texts:
             return []
+        backend = self._target_backend if is_target else self._backend
         if backend is not None:
             return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special)]
-        way = "text_target" if special and backend is self._target_backend else "text"
+        way = "text_target" if is_target else "text"
         encoded = self._tokenizer(**{way: texts}, add_special_tokens=special, split_special_tokens=True)["input_ids"]
         return [list(ids) for ids in encoded]
 
     def _encode(self, encoded: Encoded, question: Question, source_ids: list[int], targets: list[list[int]]) -> None:
         """Adds the pairs of one question, or why there are none."""
+        encoded.tried += len(targets)
         encoded.source_tokens.append(len(source_ids))
         encoded.target_tokens += map(len, targets)
         encoded.unknown_tokens += self._unknown(source_ids, *targets)
@@ -227,29 +230,42 @@ class Encoder:
             share = size * stop // len(ids) - size * start // len(ids)
             yield Pair(name, [*source_ids, *ids[max(start - overlap, 0) : start]], ids[start:stop], [], share)
 
-    def _encode_chat(self, encoded: Encoded, name: Callable[[int], str], turns: list[Turn]) -> None:
+    def _encode_chat(self, encoded: Encoded, turns: list[Turn]) -> None:
         """Adds the pairs of a conversation: each has the history that fits, and one answer or as many as fit."""
         answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+        encoded.tried += len(answers)
         try:
             whole = self._chat_tokens(turns)
-        except Unusable as problem:
-            encoded.problems += [problem] * len(answers)
-            return
+        except Unusable:
+            # some templates write what came before differently at every turn: then each answer stands for itself
+            for number, place in enumerate(answers):
+                try:
+                    alone = self._chat_tokens(turns[: place + 1], last_only=True)
+                except Unusable as problem:
+                    encoded.problems.append(problem)
+                else:
+                    self._encode_answers(encoded, alone, [place], number)
+        else:
+            self._encode_answers(encoded, whole, answers, 0)
+
+    def _encode_answers(self, encoded: Encoded, whole: ChatTokens, places: list[int], first: int) -> None:
+        """Adds the pairs of the answers at these places of a conversation, `first` being the number of the first."""
         encoded.source_tokens += whole.firsts
         encoded.target_tokens += (end - first for first, end in zip(whole.firsts, whole.ends, strict=True))
         encoded.unknown_tokens += self._unknown(whole.ids)
         number = 0
-        while number < len(answers):
+        while number < len(places):
             try:
-                tokens = self._with_fitting_history(whole, answers[number], number)
-                own = number - (len(answers) - len(tokens.firsts))  # its number among the answers that are left
+                tokens = self._with_fitting_history(whole, places[number], number)
+                own = number - (len(places) - len(tokens.firsts))  # its number among the answers that are left
                 stop = self._last_fitting(tokens, own)
             except Unusable as problem:
                 encoded.problems.append(problem)
                 number += 1
                 continue
-            size = sum(len(turns[place].text.encode()) for place in answers[number : number + stop - own])
-            encoded.pairs.append(tokens.pair(name(number), own, stop, size))
+            size = sum(len(whole.turns[place].text.encode()) for place in places[number : number + stop - own])
+            name = answer_id(encoded.example.id, first + number)
+            encoded.pairs.append(tokens.pair(name, own, stop, size))
             encoded.sources_cut += tokens is not whole
             number += stop - own
 
@@ -262,7 +278,7 @@ class Encoder:
         if self._params.long_source not in ("cut_start", "cut_end"):
             raise Unusable("long_source", f"history of {found:,} tokens, more than tokenize.max_source_tokens")
         skipped = self._turns_to_drop(whole.turns[:place], self._chat_prompt)
-        return self._chat_tokens(_without_oldest(whole.turns, skipped))
+        return self._chat_tokens(_without_oldest(whole.turns, skipped), whole.last_only)
 
     def _last_fitting(self, tokens: ChatTokens, own: int) -> int:
         """The number behind the last answer that fits into a pair that begins with answer `own`."""
@@ -276,23 +292,45 @@ class Encoder:
             stop += 1
         return stop
 
-    def _chat_tokens(self, turns: list[Turn]) -> ChatTokens:
+    def _chat_tokens(self, turns: list[Turn], last_only: bool = False) -> ChatTokens:
         assert self._chat is not None
-        chunks = self._chat.chunks(turns)
-        encoded = iter(self._text_ids([content for content, _ in chunks if isinstance(content, str)]))
-        tokens = ChatTokens(turns)
-        for content, answer in chunks:
+        chunks = self._chat.chunks(turns, last_only)
+        tokens = ChatTokens(turns, last_only)
+        for (_, answer), ids in zip(chunks, self._chunk_ids(chunks), strict=True):
             if answer is not None and answer == len(tokens.firsts):
                 tokens.firsts.append(len(tokens.ids))
                 tokens.ends.append(len(tokens.ids))
-            tokens.ids += next(encoded) if isinstance(content, str) else [content]
+            tokens.ids += ids
             if answer is not None:
                 tokens.ends[answer] = len(tokens.ids)
         return tokens
 
+    def _chunk_ids(self, chunks: Sequence[Chunk]) -> Iterator[list[int]]:
+        encoded = iter(self._text_ids([content for content, _ in chunks if isinstance(content, str)]))
+        before, before_ids = "", list[int]()
+        for content, _ in chunks:
+            if isinstance(content, int):
+                before, ids = "", [content]
+            else:
+                ids = self._continuation(before, before_ids, content, alone=next(encoded))
+                before, before_ids = content, ids
+            yield ids
+
+    def _continuation(self, before: str, before_ids: list[int], text: str, alone: list[int]) -> list[int]:
+        """The ids of a text that another one stands before, where they leave those of the other as they are: `alone`,
+        tokenizers like Llama 2's would put a blank in front."""
+        if not before:
+            return alone
+        (both,) = self._text_ids([before + text])
+        return both[len(before_ids) :] if both[: len(before_ids)] == before_ids else alone
+
     def _chat_prompt(self, turns: list[Turn]) -> list[int]:
-        tokens = self._chat_tokens([*turns, Turn("assistant", "-")])
-        return tokens.ids[: tokens.firsts[-1]]
+        tokens = self._chat_tokens([*turns, Turn("assistant", "-")], last_only=True)
+        return tokens.ids[: tokens.firsts[0]]
+
+    def _chat_answer(self, text: str) -> list[int]:
+        tokens = self._chat_tokens([Turn("user", "-"), Turn("assistant", text)])
+        return tokens.ids[tokens.firsts[0] : tokens.ends[0]]
 
     def _shortest_history(self, turns: list[Turn], encode: Callable[[list[Turn]], list[int]]) -> list[int]:
         return encode(_without_oldest(turns, self._turns_to_drop(turns, encode)))
@@ -348,11 +386,17 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     if content["model"]["type"] == "Unigram":  # it has its special tokens among its pieces as well, likelier than any
         special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
-        content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in special]
         pieces = content["model"]["vocab"]
-        content["model"]["vocab"] = [[f"\0{text}" if text in special else text, score] for text, score in pieces]
+        content["model"]["vocab"] = [[_renamed(text, special), score] for text, score in pieces]
+        for token in content["added_tokens"]:  # under the same names as the pieces, so that all keep their ids
+            token["content"] = _renamed(token["content"], special)
     backend = Tokenizer.from_str(json.dumps(content))
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
     return backend
+
+
+def _renamed(token: str, special: Container[str]) -> str:
+    """No text holds a NUL and the name of a special token behind it."""
+    return f"\0{token}" if token in special else token

@@ -32,7 +32,7 @@ from stages.lib.checkpoints import mark_complete, newest_complete
 from stages.lib.families import family_of
 from stages.lib.families.family import Batch
 from stages.lib.losses import pair_losses, summed_loss
-from stages.lib.models import check_reads_source
+from stages.lib.models import check_reads_source, check_room
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.process import UserError
@@ -72,7 +72,7 @@ def fit(
         Diverged: the loss is no longer a finite number.
     """
     for pairs in (train, validation):
-        _check_room(network, pairs)
+        check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
     steps = update_steps(len(train), settings)
     callbacks = [_Validate(steps, settings.validations), _Progress(title), _MarkComplete()]
@@ -98,15 +98,6 @@ def _curve(state: TrainerState) -> Curve:
 
 def update_steps(pairs: int, settings: Fit) -> int:
     return max(1, math.ceil(math.ceil(pairs / settings.batch_size) * settings.epochs))
-
-
-def _check_room(network: PreTrainedModel, pairs: Pairs) -> None:
-    excess = family_of(network).excess(network, pairs.source_lengths(), pairs.target_lengths())
-    if excess > 0:
-        raise UserError(
-            f"fit: a pair has {excess} tokens more than the model has positions for; lower "
-            f"tokenize.max_source_tokens or tokenize.max_target_tokens"
-        )
 
 
 def _arguments(settings: Fit, steps: int, folder: Path, workers: int) -> TrainingArguments:

@@ -69,7 +69,7 @@ class Ledger:
 
         A document that a border of `split.by: order` runs through stands in two splits, from `start` to `stop` each.
         """
-        first = "min(row) OVER (PARTITION BY rank, example_key)" if self._params.group_references else "row"
+        first = "min(row) OVER (PARTITION BY rank, example_key)" if self._params.groups else "row"
         self._run(
             f"CREATE TABLE members AS SELECT row, rank, {first} AS example FROM kept ANTI JOIN dropped USING (row)"
         )
@@ -179,7 +179,7 @@ class Ledger:
 
     def counts(self) -> dict[Split, dict[str, int]]:
         """Rows, examples and references of each split."""
-        examples = "count(DISTINCT example)" if self._params.group_references else "count(*)"
+        examples = "count(DISTINCT example)" if self._params.groups else "count(*)"
         found = self._run(
             f"""SELECT alive.rank, count(*), {examples}, sum("references")
                 FROM alive JOIN kept USING (row) GROUP BY alive.rank"""
@@ -235,7 +235,7 @@ class Ledger:
 
     def examples(self, split: Split) -> Iterator[Example]:
         """In the order of their first rows."""
-        identity = "1" if self._params.group_references else "row_number() OVER (PARTITION BY example_key ORDER BY row)"
+        identity = "1" if self._params.groups else "row_number() OVER (PARTITION BY example_key ORDER BY row)"
         rows = self._rows(
             f"""SELECT example, row, example_key, {identity} AS copy, start, stop, characters
                 FROM alive JOIN (SELECT row, example_key, characters FROM kept) USING (row)

@@ -1,6 +1,7 @@
 """Models: from random weights, a local folder or the hub; their special tokens, sizes and files."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from transformers import (
 )
 
 from stages.lib.chat_format import ChatFormat
-from stages.lib.families import Kind, family_for, family_of, family_of_saved, kind_of
-from stages.lib.families.family import on_device
+from stages.lib.families import family_for, family_of, family_of_saved, kind_of
+from stages.lib.families.family import Family, on_device
+from stages.lib.families.seq2seq import decoder_inputs
 from stages.lib.pairs import Pair, Pairs
-from stages.lib.params.model import Model
+from stages.lib.params.model import Kind, Model
 from stages.lib.process import UserError
+from stages.lib.templates import Unusable
 from stages.lib.vocabulary import PICKLED, checkpoint_place, first_line, loading_options, target_from, unloadable
 
 
@@ -39,16 +42,15 @@ def base_model(
         UserError: no checkpoint at the place named, no weights in it, or an architecture that can't be built.
     """
     set_seed(seed)
-    if model.name == "scratch":
-        network = _built(model, tokenizer, labels, dropout)
-    else:
-        network = _pretrained(model, tokenizer, labels, dropout)
+    kind = model_kind(model)
+    make = _built if model.name == "scratch" else _pretrained
+    network = make(model, tokenizer, labels, dropout)
     config = network.config
     for name, token_id in _special_ids(tokenizer).items():
         setattr(config, name, token_id)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:  # bert2bert: its [CLS]
         config.decoder_start_token_id = tokenizer.bos_token_id
-    network.generation_config = _generation_config(network, tokenizer, model.family or kind_of(config))
+    network.generation_config = _generation_config(network, tokenizer, kind)
     return network
 
 
@@ -67,6 +69,26 @@ def model_kind(model: Model) -> Kind:
 
 def parameter_count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check_fits(model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], pairs: Pairs) -> None:
+    """As `check_room`, before there is a network; and that such a model can be used for such a task."""
+    config = _architecture(model, _special_ids(tokenizer)) if model.name == "scratch" else _config(model)
+    try:
+        family = family_for(config, model.family, bool(labels))
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+    check_room(family, config, pairs)
+
+
+def check_room(family: Family, config: PreTrainedConfig, pairs: Pairs) -> None:
+    """Raises UserError where a pair has more tokens than the model has positions for."""
+    excess = family.excess(config, pairs.source_lengths(), pairs.target_lengths()) if len(pairs) else 0
+    if excess > 0:
+        raise UserError(
+            f"model: a pair has {excess} tokens more than the model has positions for; lower max_source_tokens or "
+            f"max_target_tokens in the scenario's tokenize"
+        )
 
 
 def check_reads_source(network: PreTrainedModel, train: Pairs) -> None:
@@ -115,8 +137,7 @@ def _architecture(model: Model, decided: Mapping[str, Any]) -> PreTrainedConfig:
         raise UserError(f"{place} -> model_type: transformers knows no `{kind}`") from None
     if taken := sorted(settings.keys() & {*decided, "num_labels"}):
         raise UserError(f"{place} -> {name}: the tokenizer or the labels decide that; leave it out" for name in taken)
-    # T5's way; the ids that other types start from by default are those of another vocabulary
-    start = {"decoder_start_token_id": decided.get("pad_token_id")} if known.is_encoder_decoder else {}
+    start = _decoder_start(known, decided) if known.is_encoder_decoder else {}
     try:
         config = AutoConfig.for_model(kind, **{**start, **settings}, **decided)
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -125,6 +146,13 @@ def _architecture(model: Model, decided: Mapping[str, Any]) -> PreTrainedConfig:
     if unknown := [name for name in settings if hasattr(config, name) and not hasattr(known, name)]:
         raise UserError(f"{place} -> {name}: no setting of {kind}" for name in unknown)
     return config
+
+
+def _decoder_start(known: PreTrainedConfig, decided: Mapping[str, Any]) -> dict[str, Any]:
+    """The token that the type starts from, by its role: the end token (BART, M2M100) or the pad token (T5, Marian).
+    The ids that it has by default are those of another vocabulary."""
+    is_end = getattr(known, "decoder_start_token_id", None) == known.eos_token_id
+    return {"decoder_start_token_id": decided.get("eos_token_id" if is_end else "pad_token_id")}
 
 
 def _pretrained(
@@ -139,7 +167,7 @@ def _pretrained(
     try:
         family = family_for(config, model.family, bool(labels))
         return family.from_pretrained(place, _with_dropout(config, dropout), len(tokenizer), **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unloadable(place, error) from None
 
 
@@ -165,13 +193,15 @@ def _generation_config(network: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     """How plain `generate` starts and ends a text with this model. What else a checkpoint asks for, such as sampling
     or penalties, is left out: params.yaml alone decides how text is made."""
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    ends = sorted({end, ChatFormat(tokenizer).end_id()}) if tokenizer.chat_template else end
+    ends: int | list[int] = end
+    if tokenizer.chat_template:
+        with suppress(Unusable):  # a template that can't serve: tokenize refuses it where conversations are learned
+            ends = sorted({int(end), ChatFormat(tokenizer).end_id()})
     forms: dict[str, Any] = {}
     if network.config.is_encoder_decoder and network.can_generate():
         empty = target_from(tokenizer(text_target="")["input_ids"], tokenizer, kind)
         # what stands in front of a target of no words: the start token, and for some a language or a second start
-        begin = network.prepare_decoder_input_ids_from_labels(labels=torch.tensor([empty]))[0]  # type: ignore[operator]
-        before = begin[: empty.index(end) + 1].tolist()
+        before = decoder_inputs(network, torch.tensor([empty]))[0, : empty.index(end) + 1].tolist()
         forms = {"decoder_start_token_id": before[0], "forced_bos_token_id": before[1] if before[1:] else None}
     if pad != end:  # a pad is never meant, yet some models (Marian) score it high
         forms["suppress_tokens"] = [pad]
@@ -179,7 +209,11 @@ def _generation_config(network: PreTrainedModel, tokenizer: PreTrainedTokenizerB
 
 
 def _with_dropout(config: PreTrainedConfig, dropout: float | None) -> PreTrainedConfig:
-    for name, value in config.to_dict().items():
-        if dropout is not None and isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
+    for name, value in vars(config).copy().items():
+        if isinstance(value, PreTrainedConfig):  # the halves of a bert2bert
+            _with_dropout(value, dropout)
+        # a switched-off dropout may be written as the whole number 0
+        is_share = isinstance(value, int | float) and not isinstance(value, bool)
+        if dropout is not None and is_share and ("dropout" in name or name.endswith("_pdrop")):
             setattr(config, name, dropout)
     return config

@@ -10,7 +10,8 @@ from stages.lib.files import read_jsonl, write_jsonl
 
 @dataclass(frozen=True)
 class Prediction:
-    """`stopped` says why the text ends: by its own end token, or at predict.max_new_tokens.
+    """`stopped` says why the text ends: by its own end token, or at predict.max_new_tokens. `goes_on` is true of free
+    text whose document is longer than what may be written: to be stopped there is no fault.
 
     `reference_nats` is what the model loses on the references, summed over their `reference_tokens` (end tokens
     included) and `reference_bytes`; all three leave out references that were too long to be tokenized.
@@ -21,6 +22,7 @@ class Prediction:
     references: list[str]
     prediction: str
     stopped: Literal["end", "length"]
+    goes_on: bool
     reference_nats: float
     reference_tokens: int
     reference_bytes: int

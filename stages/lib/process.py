@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 << 20  # bytes: the most that glibc takes
 
 
 class UserError(Exception):
@@ -50,10 +51,11 @@ def die_with_parent() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to reuse freed blocks: torch frees and asks again for the same large tensors at every step,
-    and giving them back to the kernel each time costs more than the arithmetic of a small model."""
+    """Tells glibc to reuse freed blocks: torch frees and asks again for the same tensors at every step, and giving
+    them back to the kernel each time costs more than the arithmetic of a small model. Larger ones do go back: kept,
+    blocks of many sizes would leave holes that fill the memory."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
             libc.mallopt(_M_TRIM_THRESHOLD, -1)

@@ -178,7 +178,7 @@ class Stager:
         if by is not None and _SURROGATE.search(by):
             raise Unusable("lone_surrogate", f"{split.field} holds half of a surrogate pair")
         compared = {"pair": (source, target), "source": (source,), "target": (target,)}[params.duplicates.compare]
-        if params.group_references:
+        if params.groups:
             identity = [texts.source, *([by] if by is not None and split.by == "group" else [])]
         else:
             identity = [texts.source, *(turn.text for turn in texts.turns), *texts.targets]

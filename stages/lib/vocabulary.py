@@ -7,8 +7,7 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.lib.families import Kind
-from stages.lib.params.model import Model
+from stages.lib.params.model import Kind, Model
 from stages.lib.process import UserError
 
 Splits = Literal["words", "blanks"]
@@ -78,7 +77,9 @@ def load_vocabulary(
 def _check_languages(tokenizer: PreTrainedTokenizerBase, chosen: dict[str, str], place: str) -> None:
     if unknown := [name for name in chosen if not hasattr(tokenizer, name)]:
         raise UserError(f"tokenize -> languages: the tokenizer in {place} has no languages to choose ({unknown[0]})")
-    known = tokenizer.get_vocab().keys()
+    if hasattr(tokenizer, "src_lang") and len(chosen) < 2:
+        raise UserError(f"tokenize -> languages: the tokenizer in {place} wants a language for source and for target")
+    known = {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
     if lines := [
         f"tokenize -> languages: the tokenizer in {place} knows no language {language}"
         for language in chosen.values()

@@ -1,14 +1,11 @@
 """The families of models, one module each, and which of them a configuration or a network belongs to."""
 
-from typing import Literal
-
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from stages.lib.families import bert2bert, causal, classifier, seq2seq
 from stages.lib.families.family import Family
-
-Kind = Literal["causal", "seq2seq", "encoder"]  # what a user chooses among; an encoder's use depends on the task
+from stages.lib.params.model import Kind
 
 # kind -> (its family for free text, its family for label tasks)
 _FAMILIES: dict[Kind, tuple[Family, Family]] = {
@@ -32,6 +29,8 @@ def family_for(config: PreTrainedConfig, kind: Kind | None, is_label_task: bool)
 
 def kind_of(config: PreTrainedConfig) -> Kind:
     """What a model of this configuration was made for."""
+    if config.model_type == bert2bert.MADE:
+        return "encoder"
     if config.is_encoder_decoder:
         return "seq2seq"
     writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or ())
@@ -40,13 +39,15 @@ def kind_of(config: PreTrainedConfig) -> Kind:
 
 def family_of(network: PreTrainedModel) -> Family:
     """Of a network that one of the families has made."""
-    if type(network).__name__.endswith("ForSequenceClassification"):
-        return classifier.FAMILY
-    return seq2seq.FAMILY if network.config.is_encoder_decoder else causal.FAMILY
+    return _family_named(type(network).__name__, network.config)
 
 
 def family_of_saved(config: PreTrainedConfig) -> Family:
     """Of a network that a family has made and `save_pretrained` has written."""
-    if str((config.architectures or [""])[0]).endswith("ForSequenceClassification"):
+    return _family_named((config.architectures or [""])[0], config)
+
+
+def _family_named(class_name: str, config: PreTrainedConfig) -> Family:
+    if class_name.endswith("ForSequenceClassification"):
         return classifier.FAMILY
     return seq2seq.FAMILY if config.is_encoder_decoder else causal.FAMILY

@@ -16,19 +16,23 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from stages.lib.families.family import with_embeddings
 from stages.lib.families.seq2seq import Seq2Seq
 
+MADE = "encoder-decoder"  # the model_type of one that was made before
+
 
 class Bert2Bert(Seq2Seq):
     name = "bert2bert"
-    needs = "it can choose among labels (prepare.labels) but not write; BERT, RoBERTa and ELECTRA can"
+    needs = "it can choose among labels (`labels` of a scenario) but not write; BERT, RoBERTa and ELECTRA can"
 
     def builds(self, config: PreTrainedConfig) -> bool:
-        return config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        return config.model_type == MADE or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         both = EncoderDecoderConfig.from_encoder_decoder_configs(config, self._decoder(config))
         return EncoderDecoderModel(both)
 
     def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
+        if config.model_type == MADE:
+            return EncoderDecoderModel.from_pretrained(place, config=config, **options)
         encoder = AutoModel.from_pretrained(place, config=config, **options)
         decoder = AutoModelForCausalLM.from_pretrained(place, config=self._decoder(config), **options)
         # the pair of them can't be resized

@@ -6,23 +6,23 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from stages.lib.families.family import (
     IGNORED,
     Batch,
     Lengths,
+    OneClass,
     has_class,
     learned_labels,
     masked,
     padded,
     positions,
-    with_embeddings,
 )
 from stages.lib.pairs import Pair
 
 
-class Causal:
+class Causal(OneClass):
     name = "causal"
     needs = "transformers has no causal language model of this type"
     auto_class = AutoModelForCausalLM
@@ -31,12 +31,10 @@ class Causal:
         return has_class(config, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, self.auto_class)
 
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
-        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        return network
+        return super().from_scratch(_looking_back(config))
 
     def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(place, config=config, **options)
-        return with_embeddings(network, tokens)
+        return super().from_pretrained(place, _looking_back(config), tokens, **options)
 
     def training_batch(self, pairs: Sequence[Pair], pad_id: int) -> Batch:
         """Pairs aligned at the border of source and target: sources padded on the left, targets on the right.
@@ -73,10 +71,17 @@ class Causal:
             return network(**inputs, use_cache=False, logits_to_keep=targets).logits
         return network(**inputs, use_cache=False).logits[:, -targets:]
 
-    def excess(self, network: PreTrainedModel, sources: Lengths, targets: Lengths) -> int:
-        room = positions(network.config)
+    def excess(self, config: PreTrainedConfig, sources: Lengths, targets: Lengths) -> int:
+        room = positions(config)
         # the last target token is never read
         return 0 if room is None else int((sources + targets).max()) - 1 - room
+
+
+def _looking_back(config: PreTrainedConfig) -> PreTrainedConfig:
+    """An encoder asked to write (`model.family: causal`) would see the tokens that it has to predict."""
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        config.is_decoder = True
+    return config
 
 
 FAMILY = Causal()

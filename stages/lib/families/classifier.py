@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from stages.lib.families.family import Batch, Lengths, has_class, masked, padded, positions, with_embeddings
+from stages.lib.families.family import Batch, Lengths, ReadsAhead, has_class, padded, positions
 from stages.lib.pairs import Pair
 
 
-class Classifier:
+class Classifier(ReadsAhead):
     """A pair's target is one number: the place of its label among all labels."""
 
     name = "classifier"
@@ -21,28 +21,21 @@ class Classifier:
     def builds(self, config: PreTrainedConfig) -> bool:
         return has_class(config, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, self.auto_class)
 
-    def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
-        network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-        return network
-
     def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
-        network: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(place, config=config, **options)
-        return with_embeddings(network, tokens)
+        # a head for another number of labels is no use: it makes way for a new one
+        return super().from_pretrained(place, config, tokens, ignore_mismatched_sizes=True, **options)
 
     def training_batch(self, pairs: Sequence[Pair], pad_id: int) -> Batch:
         """input_ids and attention_mask are (B, S), labels (B, 1)."""
         sources = self.prompt_batch([pair.source_ids for pair in pairs], pad_id)
         return sources | {"labels": padded([pair.target_ids for pair in pairs], 0, "right")}
 
-    def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
-        return {"input_ids": padded(sources, pad_id, "right"), "attention_mask": masked(sources, "right")}
-
     def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """(B, 1, labels)."""
         return network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.unsqueeze(1)
 
-    def excess(self, network: PreTrainedModel, sources: Lengths, targets: Lengths) -> int:
-        room = positions(network.config)
+    def excess(self, config: PreTrainedConfig, sources: Lengths, targets: Lengths) -> int:
+        room = positions(config)
         return 0 if room is None else int(sources.max()) - room
 
 

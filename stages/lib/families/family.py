@@ -1,4 +1,4 @@
-"""What every family of models must say about itself: how its batches look and where its targets are predicted."""
+"""What every family of models must say about itself, and what most of them share."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, Protocol
@@ -33,7 +33,7 @@ class Family(Protocol):
 
     def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
         """What `place` holds, and random weights for what it lacks, embeddings of at least `tokens` among them.
-        Raises OSError or ValueError."""
+        Raises OSError, ValueError or RuntimeError."""
 
     def training_batch(self, pairs: Sequence[Pair], pad_id: int) -> Batch:
         """Tensors of whole rows; `labels` (B, T) is IGNORED where no loss is taken."""
@@ -44,8 +44,28 @@ class Family(Protocol):
     def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
         """Logits (B, T, vocabulary), each where the label of the same place is predicted."""
 
-    def excess(self, network: PreTrainedModel, sources: Lengths, targets: Lengths) -> int:
+    def excess(self, config: PreTrainedConfig, sources: Lengths, targets: Lengths) -> int:
         """By how many tokens the longest of these pairs exceeds what the model has positions for; 0 or less fits."""
+
+
+class OneClass:
+    """A family that one class of transformers serves."""
+
+    auto_class: Any
+
+    def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
+        network: PreTrainedModel = self.auto_class.from_config(config)
+        return network
+
+    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
+        return with_embeddings(self.auto_class.from_pretrained(place, config=config, **options), tokens)
+
+
+class ReadsAhead(OneClass):
+    """A family whose sources are read as a whole, by an encoder."""
+
+    def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
+        return {"input_ids": padded(sources, pad_id, "right"), "attention_mask": masked(sources, "right")}
 
 
 def has_class(config: PreTrainedConfig, names: Collection[str], auto_class: Any) -> bool:
@@ -87,21 +107,17 @@ def with_embeddings(network: PreTrainedModel, tokens: int) -> PreTrainedModel:
     return network
 
 
-# RoBERTa and its like count positions from behind the id of the pad token
+# these count positions from behind the id of the pad token
 _POSITIONS_AFTER_PAD = {
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "xmod",
-    "mpnet",
+    *("camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 }
 
 
-def positions(config: PreTrainedConfig) -> int | None:
-    """The longest sequence that a model has positions for, in tokens; None if it has no such limit."""
-    longest = getattr(config, "max_position_embeddings", None)
+def positions(config: PreTrainedConfig, side: Literal["encoder", "decoder"] | None = None) -> int | None:
+    """The longest sequence that a model, or one side of it, has positions for, in tokens; None if there is no limit."""
+    config = getattr(config, str(side), config)  # the two halves of a bert2bert
+    longest = getattr(config, f"max_{side}_position_embeddings", getattr(config, "max_position_embeddings", None))
     if longest is not None and config.model_type in _POSITIONS_AFTER_PAD:
         return int(longest) - int(config.pad_token_id or 0) - 1
     return longest

@@ -87,7 +87,8 @@ def _mistakes(values: Mapping[str, Any]) -> list[str]:
         if name in values and not isinstance(values[name], dict)
     ]
     scenarios = values["scenarios"] if isinstance(values.get("scenarios"), dict) else {}
-    lines += _scenario_mistakes(values.get("scenario"), scenarios, schemas)
+    if {"scenario", "scenarios"} <= values.keys():
+        lines += _scenario_mistakes(values["scenario"], scenarios, schemas)
     for name, schema in schemas.items():
         if isinstance(section := values.get(name), dict):
             lines += _section_mistakes(name, schema, section, _parts(name, scenarios) if schema.of_scenario else {})
@@ -106,12 +107,14 @@ def _scenario_mistakes(
     chosen: Any, scenarios: Mapping[str, Any], schemas: Mapping[str, type[Section]]
 ) -> Iterator[str]:
     """What is wrong with the scenarios, but for their parameters."""
-    if scenarios and chosen is not None and str(chosen) not in scenarios:
-        yield f"scenario: `{chosen}` is none of scenarios{suggestion(str(chosen), scenarios)}"
+    names = [str(name) for name in scenarios]
+    if not isinstance(chosen, str) or chosen not in scenarios:
+        yield f"scenario: `{chosen}` is none of scenarios{suggestion(str(chosen), names)}"
     stages = {name: schema for name, schema in schemas.items() if schema.of_scenario}
     for name, scenario in scenarios.items():
-        if not re.fullmatch(r"\w+", str(name), re.ASCII):  # it is part of a path, and of a parameter's name for DVC
-            yield f"scenarios -> {name}: a name has letters, digits and underscores only"
+        # it is part of a path, and of a parameter's name for DVC
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z_]\w*", name, re.ASCII | re.IGNORECASE):
+            yield f"scenarios -> {name}: a name begins with a letter, and has letters, digits and underscores only"
         if not isinstance(scenario, dict):
             yield f"scenarios -> {name}: expected parameters, found {scenario!r}"
             continue
@@ -198,7 +201,7 @@ def _schema_at(path: Sequence[int | str], schema: Any) -> type[Section]:
 def suggestion(name: str, known: Collection[str]) -> str:
     """The end of a line about an unknown name: the one that was probably meant, or all that there are."""
     nearest = _nearest(name, known)
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(sorted(known)) or 'none'}"
 
 
 def _nearest(name: str, known: Collection[str]) -> Sequence[str]:

@@ -21,6 +21,7 @@ class Evaluate(Task):
     of_scenario = frozenset(Task.model_fields)
 
     sentence_encoder: Annotated[str, Field(min_length=1)] | None
+    sentence_encoder_revision: str
     sentence_encoder_folder: str
     lowercase: bool
     bleu_tokenizer: Literal["13a", "none", "char", "intl", "zh"]

@@ -6,12 +6,15 @@ from pydantic import Field, model_validator
 
 from stages.lib.params import Section, suggestion
 
+# what a user chooses among; the family of an encoder depends on the task too
+Kind = Literal["causal", "seq2seq", "encoder"]
+
 
 class Model(Section):
     name: Annotated[str, Field(min_length=1)]
     revision: str
     folder: str
-    family: Literal["causal", "seq2seq", "encoder"] | None
+    family: Kind | None
     remote_code_of: str | None
     architecture: str
     architectures: dict[str, dict[str, Any]]

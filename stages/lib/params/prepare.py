@@ -115,7 +115,7 @@ class Task(Section):
     target: str | None = None
     messages: str | None = None
     labels: dict[str, str] | None = None
-    group_references: bool = False
+    group_references: bool = True
     split: Split = Split()
 
 
@@ -153,14 +153,17 @@ class Prepare(Task):
             raise ValueError("give two labels or more, each with a word of its own: {value in the data: word}")
         return labels
 
+    @property
+    def groups(self) -> bool:
+        """Whether rows of equal source are one example: free text and conversations have none, labels contradict."""
+        return self.group_references and self.source is not None and self.labels is None
+
     @model_validator(mode="after")
     def _one_kind_of_row(self) -> "Prepare":
         if (self.target is None) == (self.messages is None):
             raise ValueError("give either `target` (and `source`, for other than free text) or `messages`")
         if self.messages is not None and self.source is not None:
             raise ValueError("source: with `messages`, the turns before an answer are its source; write source: null")
-        if self.source is None and self.group_references:
-            raise ValueError("group_references: without a source template there is nothing to group by; write false")
         if self.labels is not None and self.source is None:
             raise ValueError("labels: a label answers a source; give `source`")
         if self.source is None and self.messages is None and self.duplicates.compare == "source":

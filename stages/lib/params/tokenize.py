@@ -53,8 +53,10 @@ class Tokenize(Task):
 
     @model_validator(mode="after")
     def _pieces_advance(self) -> "Tokenize":
-        if self.overlap_tokens and not (self.pack or self.long_target == "split"):
-            raise ValueError("overlap_tokens: only pieces overlap; use long_target: split or pack: true, or 0")
+        if self.pack and self.long_target != "split":
+            raise ValueError("pack: documents are cut into pieces, long ones too; write long_target: split")
+        if self.overlap_tokens and self.long_target != "split":
+            raise ValueError("overlap_tokens: only pieces overlap; write long_target: split, or 0")
         if self.overlap_tokens >= self.max_target_tokens:
             raise ValueError("overlap_tokens must be below max_target_tokens: what a piece sees is not what it learns")
         return self

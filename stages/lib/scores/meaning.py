@@ -1,6 +1,7 @@
 """Likeness of meaning, whatever the wording: the cosine of sentence embeddings (Reimers and Gurevych 2019)."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def meaning(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Sc
     place = params.sentence_encoder_folder if is_folder else params.sentence_encoder
     if is_folder and not (Path(place) / "config.json").is_file():
         raise UserError(f"evaluate -> sentence_encoder_folder: no config.json in {place}: not the folder of an encoder")
-    encode = _encoder(place)
+    encode = _encoder(place, None if is_folder else params.sentence_encoder_revision)
     flat = [reference for own in predictions for reference in own.references]
     texts, references = encode([own.prediction for own in predictions]), iter(encode(flat))
     value = 100 * mean(
@@ -36,13 +37,17 @@ def meaning(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Sc
     }
 
 
-def _encoder(place: str) -> Any:
+@cache
+def _encoder(place: str, revision: str | None) -> Any:
     """Texts -> unit vectors."""
     # seconds to import, and only here of use
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     try:
-        encoder = SentenceTransformer(place, model_kwargs={"use_safetensors": True})
+        encoder = SentenceTransformer(place, revision=revision, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError) as error:
         line = str(error).strip().partition("\n")[0]
         raise UserError(f"evaluate -> sentence_encoder: can't load {place}: {line}") from None

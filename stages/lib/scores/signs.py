@@ -17,7 +17,7 @@ def signs(predictions: Sequence[Prediction]) -> dict[str, float]:
     words = [prediction.prediction.split() for prediction in predictions]
     return {
         "empty": mean(not own for own in words),
-        "never_ended": mean(prediction.stopped == "length" for prediction in predictions),
+        "never_ended": mean(own.stopped == "length" and not own.goes_on for own in predictions),
         "repeated_4grams": mean(_repeated(list(ngrams(own, 4))) for own in words),
         "distinct_1": _distinct([ngram for own in words for ngram in ngrams(own, 1)]),
         "distinct_2": _distinct([ngram for own in words for ngram in ngrams(own, 2)]),
