@@ -18,6 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages import tokenize as stage
+from stages.lib.chats import Turn
 from stages.lib.encoding import Encoded, Encoder, Ids
 from stages.lib.examples import SPLITS, Example, Split, write_examples, write_labels
 from stages.lib.files import read_json, read_jsonl
@@ -464,6 +465,42 @@ def test_no_end_token_stands_between_source_and_target(tmp_path: Path, frame: st
     assert tokenized.sources("test") == [f"{start}{own.source}\n" for own in PLACES["test"]]
     targets = [tokenized.tokenizer.decode(pair.target_ids) for pair in tokenized.pairs["test"]]
     assert targets == [f"{own.targets[0]}</s>" for own in PLACES["test"]]
+
+
+def test_a_pair_longer_than_the_model_has_positions_for_is_told_before_any_training(tmp_path: Path) -> None:
+    splits = {**PLACES, "test": [Example("long", "word " * 700, ["t"])]}
+    with pytest.raises(UserError, match="more than the model has positions for; lower max_source_tokens"):
+        tokenize(tmp_path, splits, max_source_tokens=4000)
+
+
+def test_conversations_that_the_template_refuses_are_told_with_its_own_words(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "model", "<s> $A </s>")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system message, please') }}"
+        "{% endif %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    )
+    tokenizer.save_pretrained(checkpoint)
+    turns = [Turn("system", "be brief"), Turn("user", "hi"), Turn("assistant", "hello")]
+    splits: Splits = {split: [Example(split, "", [], turns)] for split in SPLITS}
+    with pytest.raises(UserError) as error:
+        tokenize(tmp_path, splits, checkpoint=checkpoint)
+    assert len(error.value.lines) == len(SPLITS)
+    assert all("1 of 1 pairs" in line and "no system message, please" in line for line in error.value.lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "checkpoint_type", "line"),
+    [("a source", "t5", "only causal models chat"), ("", "gpt2", "free text is no chat")],
+)
+def test_chats_are_for_causal_models_with_something_to_answer(
+    tmp_path: Path, source: str, checkpoint_type: str, line: str
+) -> None:
+    checkpoint = save_checkpoint(tmp_path / "model", "<s> $A </s>")
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": checkpoint_type}))
+    splits: Splits = {split: [Example(split, source, ["a target"])] for split in SPLITS}
+    with pytest.raises(UserError, match=line):
+        tokenize(tmp_path, splits, checkpoint=checkpoint, as_chat=True)
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
