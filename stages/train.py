@@ -9,6 +9,7 @@ Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from stages.lib.files import read_json, write_json
@@ -21,6 +22,7 @@ from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.process import launch
 from stages.lib.scratch import scratch
+from stages.lib.trainable import learned_count, merged, student
 from stages.lib.vocabulary import open_vocabulary
 
 SOURCE = Path("data/tokenize")
@@ -39,13 +41,14 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     tokenizer = open_vocabulary(source / "tokenizer")
     train, validation = Pairs(source / "train"), Pairs(source / "validation")
     labels = [label.word for label in read_labels(source / "labels.json")]
-    network = base_model(model, tokenizer, labels, settings.dropout, settings.seed)
-    print(f"train: {_plan(network, train, settings)}")
-    curve = fit(network, train, validation, settings, folder, machine.loader_workers, title="train")
+    learner = student(base_model(model, tokenizer, labels, settings.dropout, settings.seed), settings)
+    print(f"train: {_plan(learner, train, settings)}")
+    curve = fit(learner, train, validation, settings, folder, machine.loader_workers, title="train")
+    learned, network = learned_count(learner), merged(learner)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")
     write_json(target / "curve.json", {"training": curve.training, "validation": curve.validation})
-    write_json(target / "account.json", _account(network, curve))
+    write_json(target / "account.json", _account(network, learned, curve))
     step, loss = curve.best()
     print(f"train: best validation loss {loss:.4f} at step {step:,} of {curve.training[-1][0]:,} -> {target / 'model'}")
 
@@ -58,17 +61,20 @@ def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
     return Fit.model_validate({**fit_.model_dump(), **tuned})
 
 
-def _plan(network: PreTrainedModel, train: Pairs, settings: Fit) -> str:
+def _plan(learner: nn.Module, train: Pairs, settings: Fit) -> str:
+    every, learned = parameter_count(learner), learned_count(learner)
+    frozen = f" ({every - learned:,} frozen)" if learned < every else ""
     return (
-        f"{parameter_count(network):,} parameters, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
+        f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
         f"{update_steps(len(train), settings):,} updates of {settings.batch_size} pairs"
     )
 
 
-def _account(network: PreTrainedModel, curve: Curve) -> dict[str, Any]:
+def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, Any]:
     step, loss = curve.best()
     return {
         "parameters": parameter_count(network),
+        "learned_parameters": learned,
         "updates": curve.training[-1][0],
         "best_update": step,
         "validation_loss": {"first": round(curve.validation[0][1], 5), "best": round(loss, 5)},

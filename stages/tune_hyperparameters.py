@@ -32,6 +32,7 @@ from stages.lib.params.model import Model
 from stages.lib.params.tune_hyperparameters import Dimension, TuneHyperparameters
 from stages.lib.process import UserError, launch
 from stages.lib.scratch import scratch
+from stages.lib.trainable import student
 from stages.lib.vocabulary import open_vocabulary
 
 SOURCE = Path("data/tokenize")
@@ -140,7 +141,9 @@ def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine,
     """The best of a fit with these settings; infinite where they wreck the model, which rules them out."""
     network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
     try:
-        return fit(network, data.train, data.validation, settings, folder, machine.loader_workers, title).best()[1]
+        return fit(
+            student(network, settings), data.train, data.validation, settings, folder, machine.loader_workers, title
+        ).best()[1]
     except Diverged as error:
         print(f"tune-hyperparameters: {error}")
         return math.inf

@@ -156,6 +156,21 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="architecture-that-is-not-there",
         ),
         pytest.param(
+            {"fit.freeze": {"layers": 2}},
+            "params.yaml: fit -> freeze -> layers: no such parameter; did you mean first_layers?",
+            id="unknown-part-of-a-parameter",
+        ),
+        pytest.param(
+            {"fit.adapters": {"kind": "lora", "rank": 0}},
+            "params.yaml: fit -> adapters -> rank: should be greater than or equal to 1, found 0",
+            id="adapters-of-no-rank",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
+            f"{IN_SEARCH}: adapters: only settings of one value can be searched",
+            id="search-over-a-setting-of-several-values",
+        ),
+        pytest.param(
             {"model.remote_code_of": "someone/model"},
             "params.yaml: model -> remote_code_of: `someone/model` is not the model in use, scratch",
             id="code-of-another-model-than-the-one-in-use",

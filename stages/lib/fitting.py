@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import (
@@ -114,6 +114,7 @@ def _arguments(settings: Fit, steps: int, folder: Path, workers: int) -> Trainin
         warmup_steps=round(settings.warmup_fraction * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        neftune_noise_alpha=settings.neftune_alpha or None,
         optim="adamw_torch_fused",
         bf16=settings.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
@@ -165,7 +166,16 @@ class _TargetTrainer(Trainer):
     ) -> Any:
         loss = summed_loss(self._family, model, inputs, self._settings.label_smoothing)
         # the gradients of several processes are averaged, so each one's share is scaled up
-        return loss / num_items_in_batch * self.args.world_size
+        loss = loss / num_items_in_batch * self.args.world_size
+        if self._settings.l1 and model.training:
+            loss = loss + self._settings.l1 * self._sizes() / self.args.gradient_accumulation_steps
+        return loss
+
+    def _sizes(self) -> Tensor:
+        """Sum of the absolute values of what weight decay reaches too."""
+        decayed = set(self.get_decay_parameter_names(self._network))
+        own = (weights for name, weights in self._network.named_parameters() if name in decayed)
+        return torch.stack([weights.abs().sum() for weights in own if weights.requires_grad]).sum()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)

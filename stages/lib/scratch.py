@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from stages.lib.files import sha256_of
 from stages.lib.process import UserError
 
-_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "optuna")
+_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "optuna")
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The families of models, one module each, and which of them a configuration or a network belongs to."""
 
+from typing import Any
+
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -39,7 +41,10 @@ def kind_of(config: PreTrainedConfig) -> Kind:
 
 def family_of(network: PreTrainedModel) -> Family:
     """Of a network that one of the families has made."""
-    return _family_named(type(network).__name__, network.config)
+    plain: Any = network
+    if hasattr(plain, "get_base_model"):  # below peft's adapters
+        plain = plain.get_base_model()
+    return _family_named(type(plain).__name__, plain.config)
 
 
 def family_of_saved(config: PreTrainedConfig) -> Family:

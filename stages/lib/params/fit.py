@@ -11,6 +11,24 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+class Freeze(Section):
+    """Weights that stay as they are."""
+
+    embeddings: bool = False
+    first_layers: Annotated[int, Field(ge=0)] = 0
+    names: list[str] = Field(default_factory=list)
+
+
+class Adapters(Section):
+    """Low-rank matrices beside frozen weights: LoRA (Hu et al. 2022) or DoRA (Liu et al. 2024)."""
+
+    kind: Literal["lora", "dora"] = "lora"
+    rank: Count = 8
+    alpha: Count = 16
+    dropout: Fraction = 0.0
+    modules: Annotated[list[str], Field(min_length=1)] | None = None
+
+
 class Fit(Section):
     epochs: Positive
     batch_size: Count
@@ -21,10 +39,14 @@ class Fit(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     label_smoothing: Fraction
     dropout: Fraction | None
+    l1: Annotated[float, Field(ge=0)]
+    neftune_alpha: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     precision: Literal["float32", "bfloat16"]
     validations: Count
     early_stopping_patience: Count | None
+    freeze: Freeze
+    adapters: Adapters | None
     seed: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")

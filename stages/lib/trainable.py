@@ -1,0 +1,93 @@
+"""What of a network learns: all of it, what freezing leaves, or small adapters beside frozen weights."""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from stages.lib.params.fit import Adapters, Fit, Freeze
+from stages.lib.process import UserError
+
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # as the models of transformers name their stacks
+_HEADS = ("classifier", "score", "classification_head")  # new weights: with adapters, these learn as a whole
+
+
+def student(network: PreTrainedModel, settings: Fit) -> PreTrainedModel:
+    """The same network, with gradients only where `fit.freeze` and `fit.adapters` leave them; adapters come with a
+    wrapper that behaves like it.
+
+    Raises:
+        UserError: a pattern matches no parameter, there are fewer layers, or nothing is left to learn.
+    """
+    _freeze(network, settings.freeze)
+    if settings.adapters is not None:
+        return _adapted(network, settings.adapters)
+    if not learned_count(network):
+        raise UserError("fit -> freeze: nothing is left that could learn")
+    return network
+
+
+def merged(network: PreTrainedModel) -> PreTrainedModel:
+    """An ordinary network: what adapters have learned is added to the weights beside them (Hu et al. 2022)."""
+    if not isinstance(network, PeftModel):
+        return network
+    whole: PreTrainedModel = network.merge_and_unload()
+    return whole
+
+
+def learned_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    frozen = set[str]()
+    lines = []
+    for pattern in freeze.names:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            lines.append(
+                f"fit -> freeze -> names: `{pattern}` matches no parameter; there are {', '.join(names[:3])} ..."
+            )
+        frozen.update(matching)
+    if freeze.first_layers:
+        layers = {name: int(found[1]) for name in names if (found := _LAYER.search(f".{name}"))}
+        there = max(layers.values(), default=-1) + 1
+        if freeze.first_layers > there:
+            lines.append(f"fit -> freeze -> first_layers: the model has {there}")
+        frozen.update(name for name, layer in layers.items() if layer < freeze.first_layers)
+    if lines:
+        raise UserError(lines)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if freeze.embeddings:
+        for weights in _embeddings(network):
+            weights.requires_grad_(False)
+
+
+def _embeddings(network: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Of tokens and positions; the output layer too, where it shares them."""
+    for module in network.modules():
+        if isinstance(module, nn.Embedding):
+            yield from module.parameters()
+
+
+def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:
+    heads = [name for name, _ in network.named_children() if name in _HEADS]
+    config = LoraConfig(
+        r=adapters.rank,
+        lora_alpha=adapters.alpha,
+        lora_dropout=adapters.dropout,
+        target_modules=adapters.modules or "all-linear",
+        use_dora=adapters.kind == "dora",
+        modules_to_save=heads or None,
+    )
+    try:
+        wrapped: Any = get_peft_model(network, config)
+    except ValueError as error:
+        raise UserError(f"fit -> adapters: {str(error).partition(chr(10))[0]}") from None
+    return wrapped
