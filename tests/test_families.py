@@ -124,7 +124,7 @@ def decoder_logits(network: PreTrainedModel, pair: Pair) -> torch.Tensor:
     return torch.as_tensor(network(input_ids=torch.tensor([pair.source_ids]), decoder_input_ids=inputs).logits[0])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "m2m_100", "bert", "roberta"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "marian", "m2m_100", "bert", "roberta"])
 def test_the_loss_of_a_batch_is_that_of_each_pair_alone_on_its_target(name: str) -> None:
     """One unpadded sequence, all logits, shifted by one, the source masked out; for decoders behind their start."""
     tokens, network = built(name)
@@ -188,7 +188,7 @@ def test_losses_of_pairs_do_not_depend_on_the_batch_size(name: str, tmp_path: Pa
     assert [one[i][1] for i in every] == [len(pair.target_ids) for pair in pairs]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart", "bert", "roberta"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart", "marian", "bert", "roberta"])
 def test_a_saved_network_is_of_the_family_that_it_was_of(name: str, tmp_path: Path) -> None:
     for labels in ([], LABELS):
         _, network = built(name, labels)

@@ -40,6 +40,12 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], Kind]] = {
         | {"max_position_embeddings": 64},
         "seq2seq",
     ),
+    "marian": (
+        {"model_type": "marian", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+        | _BART
+        | {"max_position_embeddings": 64},
+        "seq2seq",
+    ),
     "bert": ({"model_type": "bert", "max_position_embeddings": 64, **_BERT}, "encoder"),
     "roberta": ({"model_type": "roberta", "max_position_embeddings": 66, **_BERT}, "encoder"),
 }

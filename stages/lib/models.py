@@ -152,7 +152,8 @@ def _decoder_start(known: PreTrainedConfig, decided: Mapping[str, Any]) -> dict[
     """The token that the type starts from, by its role: the end token (BART, M2M100) or the pad token (T5, Marian).
     The ids that it has by default are those of another vocabulary."""
     is_end = getattr(known, "decoder_start_token_id", None) == known.eos_token_id
-    return {"decoder_start_token_id": decided.get("eos_token_id" if is_end else "pad_token_id")}
+    role = "eos_token_id" if is_end else "pad_token_id"
+    return {"decoder_start_token_id": decided[role]} if role in decided else {}
 
 
 def _pretrained(
