@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import (
@@ -156,6 +156,8 @@ class _TargetTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._network, self._train, self._validation, self._settings = network, train, validation, settings
         self.model_accepts_loss_kwargs = True  # so that it counts the target tokens of all micro-batches
+        decayed = set(self.get_decay_parameter_names(network))  # what weight decay reaches, L1 does
+        self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         self._loss_shifts_labels = False  # our labels stand at the position that predicts them
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -168,14 +170,9 @@ class _TargetTrainer(Trainer):
         # the gradients of several processes are averaged, so each one's share is scaled up
         loss = loss / num_items_in_batch * self.args.world_size
         if self._settings.l1 and model.training:
-            loss = loss + self._settings.l1 * self._sizes() / self.args.gradient_accumulation_steps
+            sizes = torch.stack([weights.abs().sum() for weights in self._decayed])
+            loss = loss + self._settings.l1 * sizes.sum() / self.args.gradient_accumulation_steps
         return loss
-
-    def _sizes(self) -> Tensor:
-        """Sum of the absolute values of what weight decay reaches too."""
-        decayed = set(self.get_decay_parameter_names(self._network))
-        own = (weights for name, weights in self._network.named_parameters() if name in decayed)
-        return torch.stack([weights.abs().sum() for weights in own if weights.requires_grad]).sum()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)

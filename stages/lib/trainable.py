@@ -1,7 +1,6 @@
 """What of a network learns: all of it, what freezing leaves, or small adapters beside frozen weights."""
 
 import re
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stages.lib.params.fit import Adapters, Fit, Freeze
 from stages.lib.process import UserError
+from stages.lib.vocabulary import first_line
 
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # as the models of transformers name their stacks
 _HEADS = ("classifier", "score", "classification_head")  # new weights: with adapters, these learn as a whole
@@ -60,20 +60,12 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
         if freeze.first_layers > there:
             lines.append(f"fit -> freeze -> first_layers: the model has {there}")
         frozen.update(name for name, layer in layers.items() if layer < freeze.first_layers)
+    if freeze.embeddings:  # the output layer too, where it shares them: that is one parameter of one name
+        frozen.update(f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Embedding))
     if lines:
         raise UserError(lines)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    if freeze.embeddings:
-        for weights in _embeddings(network):
-            weights.requires_grad_(False)
-
-
-def _embeddings(network: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """Of tokens and positions; the output layer too, where it shares them."""
-    for module in network.modules():
-        if isinstance(module, nn.Embedding):
-            yield from module.parameters()
 
 
 def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:
@@ -89,5 +81,5 @@ def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:
     try:
         wrapped: Any = get_peft_model(network, config)
     except ValueError as error:
-        raise UserError(f"fit -> adapters: {str(error).partition(chr(10))[0]}") from None
+        raise UserError(f"fit -> adapters: {first_line(error)}") from None
     return wrapped
