@@ -362,7 +362,7 @@ def test_null_is_a_value_where_the_comments_say_so() -> None:
         ("batch_size", {"choices": [16, 32]}),
         ("batch_size", {"low": 16, "high": 64}),
         ("schedule", {"choices": ["cosine", "linear"]}),
-        ("precision", {"choices": ["float32", "bfloat16"]}),
+        ("precision", {"choices": ["float32", "auto"]}),
         ("dropout", {"low": 0.0, "high": 0.3}),
         ("dropout", {"choices": [None, 0.1]}),
         ("early_stopping_patience", {"choices": [None, 3]}),

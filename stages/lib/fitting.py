@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from stages.lib.checkpoints import mark_complete, newest_complete
+from stages.lib.devices import bfloat16_wanted
 from stages.lib.families import family_of
 from stages.lib.families.family import Batch
 from stages.lib.losses import pair_losses, summed_loss
@@ -116,7 +117,7 @@ def _arguments(settings: Fit, steps: int, folder: Path, workers: int) -> Trainin
         max_grad_norm=settings.max_grad_norm,
         neftune_noise_alpha=settings.neftune_alpha or None,
         optim="adamw_torch_fused",
-        bf16=settings.precision == "bfloat16",
+        bf16=bfloat16_wanted(settings.precision),
         use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
         seed=settings.seed,
         eval_strategy="steps",

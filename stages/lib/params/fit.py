@@ -42,7 +42,7 @@ class Fit(Section):
     l1: Annotated[float, Field(ge=0)]
     neftune_alpha: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "auto"]
     validations: Count
     early_stopping_patience: Count | None
     freeze: Freeze

@@ -1,0 +1,25 @@
+"""What this machine computes with."""
+
+import torch
+
+from stages.lib.process import UserError
+
+
+def bfloat16_wanted(precision: str) -> bool:
+    """Whether `fit.precision` (float32 | bfloat16 | auto) comes to bfloat16 here; auto takes it where it is native.
+
+    Raises:
+        UserError: bfloat16 is asked for, and would be emulated: a step then takes ten times as long, and more.
+    """
+    if precision == "bfloat16" and not _has_bfloat16():
+        raise UserError(
+            "params.yaml: fit -> precision: bfloat16 would be emulated here, far slower than float32; "
+            "set float32, or auto, which takes what the machine has"
+        )
+    return precision != "float32" and _has_bfloat16()
+
+
+def _has_bfloat16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
