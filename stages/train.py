@@ -43,7 +43,7 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     labels = [label.word for label in read_labels(source / "labels.json")]
     learner = student(base_model(model, tokenizer, labels, settings.dropout, settings.seed), settings)
     print(f"train: {_plan(learner, train, settings)}")
-    curve = fit(learner, train, validation, settings, folder, machine.loader_workers, title="train")
+    curve = fit(learner, train, validation, settings, machine, folder, title="train")
     learned, network = learned_count(learner), merged(learner)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")
@@ -66,8 +66,12 @@ def _plan(learner: nn.Module, train: Pairs, settings: Fit) -> str:
     frozen = f" ({every - learned:,} frozen)" if learned < every else ""
     return (
         f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
-        f"{update_steps(len(train), settings):,} updates of {settings.batch_size} pairs"
+        f"{update_steps(train, settings):,} updates of {_size(settings)}"
     )
+
+
+def _size(settings: Fit) -> str:
+    return f"{settings.batch_size} pairs" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
 
 
 def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, Any]:

@@ -19,7 +19,6 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from pydantic import ValidationError
 
 from stages.lib.files import whole_file, write_json
 from stages.lib.fitting import Diverged, fit
@@ -128,27 +127,19 @@ def _is_whole(name: str) -> bool:
 
 
 def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
-    try:
-        return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs})
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(
-            f"params.yaml: tune_hyperparameters -> search: a trial with {_listed(chosen)}: {message}"
-        ) from None
+    return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs})
 
 
 def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:
     """The best of a fit with these settings; infinite where they wreck the model, which rules them out."""
     network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
     try:
-        return fit(
-            student(network, settings), data.train, data.validation, settings, folder, machine.loader_workers, title
-        ).best()[1]
+        loss = fit(student(network, settings), data.train, data.validation, settings, machine, folder, title).best()[1]
     except Diverged as error:
         print(f"tune-hyperparameters: {error}")
-        return math.inf
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        loss = math.inf
+    shutil.rmtree(folder, ignore_errors=True)
+    return loss
 
 
 def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:

@@ -21,7 +21,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     tokens = tiny.tokenizer()
     network, data = tiny.model(tokens, dropout=0.0), tiny.pairs(tokens, folder / "pairs")
-    fit(network, data, data, tiny.settings(epochs=200, label_smoothing=0.0), folder / "fit", workers=0, title="test")
+    fit(
+        network,
+        data,
+        data,
+        tiny.settings(epochs=200, label_smoothing=0.0),
+        tiny.machine(),
+        folder / "fit",
+        title="test",
+    )
     return tokens, network
 
 

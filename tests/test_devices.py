@@ -1,6 +1,7 @@
 """Which precision a machine gets."""
 
 import pytest
+import torch
 
 from stages.lib import devices
 from stages.lib.process import UserError
@@ -19,13 +20,13 @@ def test_auto_takes_bfloat16_where_it_is_native(
 
 def test_emulated_bfloat16_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_has_bfloat16", lambda: False)
-    with pytest.raises(UserError, match="fit -> precision: bfloat16 would be emulated here.* set float32, or auto"):
+    with pytest.raises(UserError, match=r"fit -> precision: bfloat16 would be emulated here.+ set float32, or auto"):
         devices.bfloat16_wanted("bfloat16")
 
 
 @pytest.mark.parametrize("flags", [["avx512_bf16"], ["amx_bf16"], ["arm_bf16"]])
 def test_the_processor_is_asked(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for has in (True, False):
-        monkeypatch.setattr(devices.torch.cpu, "get_capabilities", lambda has=has: {"avx2": True, flags[0]: has})
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx2": True, flags[0]: has})
         assert devices._has_bfloat16() is has

@@ -212,15 +212,8 @@ def test_every_family_says_what_it_has_learned_and_ends(name: str, tmp_path: Pat
     architecture, kind = tiny.ARCHITECTURES[name]
     tokens = tiny.tokenizer(kind)
     network, data = tiny.model(tokens, architecture=architecture, dropout=0.0), tiny.pairs(tokens, tmp_path / "pairs")
-    fit(
-        network,
-        data,
-        data,
-        tiny.settings(epochs=300, learning_rate=0.005, warmup_fraction=0.1),
-        tmp_path / "fit",
-        0,
-        "test",
-    )
+    settings = tiny.settings(epochs=300, learning_rate=0.005, warmup_fraction=0.1)
+    fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", title="test")
     sources = [pair.source_ids for pair in data]
     texts = decode(network, tokens, sources, section(Predict, max_new_tokens=40), 4, title="test")
     assert texts == [Decoded(tiny.text(source), "end") for source in tiny.FACTS]

@@ -1,6 +1,10 @@
 """A fit: what it learns, what it keeps, and that a killed one ends as if it had not been."""
 
 import dataclasses
+import os
+import resource
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,17 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from stages.lib import fitting
-from stages.lib.fitting import Curve, fit
-from stages.lib.losses import pair_losses
+from stages.lib import fitting, watching
+from stages.lib.checkpoints import mark_complete, step_of
+from stages.lib.fitting import Curve, Diverged, fit
+from stages.lib.losses import pair_losses, summed_loss
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.process import UserError
 from tests import tiny
+
+# a rate that rises until it wrecks the model, after a good start
+WRECKING = {"learning_rate": 0.5, "schedule": "constant", "warmup_fraction": 0.99, "max_grad_norm": 100.0}
 
 
 class Killed(Exception):
@@ -27,9 +35,9 @@ def data(tmp_path: Path) -> Pairs:
     return tiny.pairs(tiny.tokenizer(), tmp_path / "pairs")
 
 
-def trained(data: Pairs, folder: Path, settings: Fit) -> tuple[PreTrainedModel, Curve]:
+def trained(data: Pairs, folder: Path, settings: Fit, **machine: Any) -> tuple[PreTrainedModel, Curve]:
     network = tiny.model(tiny.tokenizer(), seed=settings.seed, dropout=settings.dropout)
-    return network, fit(network, data, data, settings, folder, workers=0, title="test")
+    return network, fit(network, data, data, settings, tiny.machine(**machine), folder, title="test")
 
 
 def weights(network: PreTrainedModel) -> bytes:
@@ -57,19 +65,54 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data: Pairs,
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_micro_batches_save_memory_and_change_nothing_else(data: Pairs, tmp_path: Path, smoothing: float) -> None:
+def test_parts_of_a_batch_save_memory_and_change_nothing_else(data: Pairs, tmp_path: Path, smoothing: float) -> None:
     """Targets differ in length: a mean of means would differ from the mean over tokens at the first step, and
     gradients scaled otherwise would at the second."""
     common = {"batch_size": 6, "dropout": 0.0, "epochs": 2, "label_smoothing": smoothing, "max_grad_norm": 0.1}
-    _, whole = trained(data, tmp_path / "whole", tiny.settings(**common, micro_batches=1))
-    _, parts = trained(data, tmp_path / "parts", tiny.settings(**common, micro_batches=3))
+    _, whole = trained(data, tmp_path / "whole", tiny.settings(**common))
+    _, parts = trained(data, tmp_path / "parts", tiny.settings(**common, micro_batch_tokens=60))
     assert [loss for _, loss in parts.training] == pytest.approx([loss for _, loss in whole.training], rel=1e-4)
     assert [loss for _, loss in parts.validation] == pytest.approx([loss for _, loss in whole.validation], rel=1e-4)
 
 
+def test_when_memory_ends_parts_are_halved_and_the_batch_stays(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = {"batch_size": 6, "dropout": 0.0, "epochs": 2}
+    _, whole = trained(data, tmp_path / "whole", tiny.settings(**common))
+
+    def short_of_memory(family: Any, network: Any, batch: Any, label_smoothing: float) -> Any:
+        loss = summed_loss(family, network, batch, label_smoothing)
+        if len(batch["labels"]) > 2:
+            loss.backward()  # what was computed so far must not count
+            raise torch.OutOfMemoryError
+        return loss
+
+    monkeypatch.setattr(fitting, "summed_loss", short_of_memory)
+    _, parts = trained(data, tmp_path / "parts", tiny.settings(**common))
+    assert [loss for _, loss in parts.validation] == pytest.approx([loss for _, loss in whole.validation], rel=1e-4)
+    assert "memory has ended; batches are computed in parts of at most 2 pairs" in capsys.readouterr().out
+
+
+def test_where_not_even_one_pair_fits_it_is_said_what_helps(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*args: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(fitting, "summed_loss", no_memory)
+    with pytest.raises(UserError, match=r"memory has ended at step 1; lower fit\.micro_batch_tokens"):
+        trained(data, tmp_path / "fit", tiny.settings())
+
+
+def test_activations_computed_twice_change_no_byte(data: Pairs, tmp_path: Path) -> None:
+    kept, _ = trained(data, tmp_path / "kept", tiny.settings())
+    again, _ = trained(data, tmp_path / "again", tiny.settings(), gradient_checkpointing=True)
+    assert weights(kept) == weights(again)
+
+
 def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path: Path) -> None:
-    # a rate that wrecks the model after a good start
-    settings = tiny.settings(epochs=12, learning_rate=2.0, schedule="constant", validations=12, max_grad_norm=100.0)
+    settings = tiny.settings(epochs=12, validations=12, **WRECKING)
     network, curve = trained(data, tmp_path / "fit", settings)
     assert curve.best()[0] < curve.validation[-1][0]
     losses = list(pair_losses(network, data, range(len(data)), 4))
@@ -77,41 +120,118 @@ def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path
 
 
 def test_patience_ends_a_fit_that_no_longer_gains(data: Pairs, tmp_path: Path) -> None:
-    wrecking = {"learning_rate": 2.0, "schedule": "constant", "max_grad_norm": 100.0}
-    settings = tiny.settings(epochs=40, validations=40, early_stopping_patience=2, **wrecking)
+    settings = tiny.settings(epochs=40, validations=40, early_stopping_patience=2, **WRECKING)
     _, curve = trained(data, tmp_path / "fit", settings)
     assert len(curve.validation) < 40
     assert curve.best()[0] == curve.validation[-3][0]
 
 
-@pytest.mark.parametrize("step", [4, 7, 11])
-def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(
-    data: Pairs, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = tiny.settings(epochs=4, validations=4)  # a checkpoint every 3 of 12 steps
-    expected, expected_curve = trained(data, tmp_path / "unbroken", settings)
+@dataclass
+class Watch:
+    dies_at: int = -1  # the step at whose start a fit ends, as kill -9 would have it
+    began: list[int] = field(default_factory=list)  # steps that fits have begun with
 
-    class Kill(fitting._MarkComplete):
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    own = Watch()
+
+    class Watched(watching.Progress):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            own.began.append(state.global_step)
+            super().on_train_begin(args, state, control, **kwargs)
+
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step:
+            if state.global_step == own.dies_at:
                 raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_MarkComplete", Kill)
-        with pytest.raises(Killed):
-            trained(data, tmp_path / "broken", settings)
-    steps: list[int] = []
+    monkeypatch.setattr(fitting, "Progress", Watched)
+    return own
 
-    class Count(fitting._Validate):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            steps.append(state.global_step)
-            return super().on_step_end(args, state, control, **kwargs)
 
-    monkeypatch.setattr(fitting, "_Validate", Count)
+@pytest.mark.parametrize(
+    ("step", "seconds", "begins"),
+    [(4, 600.0, 3), (7, 600.0, 6), (11, 600.0, 9), (1, 1e-9, 1), (8, 1e-9, 8), (11, 1e-9, 11)],
+)
+def test_a_killed_fit_goes_on_and_ends_with_the_same_bytes(
+    data: Pairs,
+    tmp_path: Path,
+    watch: Watch,
+    step: int,
+    seconds: float,
+    begins: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At a validation, every 3 of 12 steps, or whenever the seconds are over; points of the curve are further apart."""
+    monkeypatch.setattr(fitting, "_CURVE_POINTS", 3)
+    settings = tiny.settings(epochs=4, validations=4)
+    expected, expected_curve = trained(data, tmp_path / "unbroken", settings)
+    watch.dies_at = step
+    with pytest.raises(Killed):
+        trained(data, tmp_path / "broken", settings, checkpoint_seconds=seconds)
+    watch.dies_at = -1
     network, curve = trained(data, tmp_path / "broken", settings)
-    assert steps[0] == step // 3 * 3 + 1, "it started anew"
+    assert watch.began == [0, 0, begins]
     assert weights(network) == weights(expected)
     assert dataclasses.asdict(curve) == dataclasses.asdict(expected_curve)
+
+
+def test_patience_is_not_forgotten_by_a_kill(data: Pairs, tmp_path: Path, watch: Watch) -> None:
+    settings = tiny.settings(epochs=40, validations=40, early_stopping_patience=3, **WRECKING)
+    expected, curve = trained(data, tmp_path / "unbroken", settings)
+    watch.dies_at = curve.validation[-2][0] + 1
+    with pytest.raises(Killed):
+        trained(data, tmp_path / "broken", settings)
+    watch.dies_at = -1
+    network, again = trained(data, tmp_path / "broken", settings)
+    assert again.validation == curve.validation
+    assert weights(network) == weights(expected)
+
+
+def test_sigterm_saves_and_ends_and_the_next_run_goes_on(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected, expected_curve = trained(data, tmp_path / "unbroken", tiny.settings())
+
+    class Terminate(watching.Progress):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "Progress", Terminate)
+        with pytest.raises(SystemExit, match="143"):
+            trained(data, tmp_path / "broken", tiny.settings())
+    assert "test: stopped at step 5, which is saved; run it again to go on" in capsys.readouterr().out
+    network, curve = trained(data, tmp_path / "broken", tiny.settings())
+    assert weights(network) == weights(expected)
+    assert dataclasses.asdict(curve) == dataclasses.asdict(expected_curve)
+
+
+def test_the_one_before_and_the_best_are_kept_until_a_checkpoint_is_whole(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[list[int]] = []
+
+    def look(checkpoint: Path) -> None:
+        there.append(sorted(map(step_of, checkpoint.parent.glob("checkpoint-*"))))
+        mark_complete(checkpoint)
+
+    monkeypatch.setattr(watching, "mark_complete", look)
+    _, curve = trained(data, tmp_path / "fit", tiny.settings(**WRECKING))
+    assert curve.best()[0] == 3
+    assert there == [[3], [3, 6], [3, 6, 9], [3, 9, 12]]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(data: Pairs, tmp_path: Path) -> None:
+    """As on a full disk: the largest file allowed is smaller than the weights."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"the checkpoint of step 3 can't be written to .*; make room"):
+            trained(data, tmp_path / "fit", tiny.settings())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_checkpoint_cut_off_in_mid_write_is_not_used(data: Pairs, tmp_path: Path) -> None:
@@ -125,24 +245,27 @@ def test_a_checkpoint_cut_off_in_mid_write_is_not_used(data: Pairs, tmp_path: Pa
 
 
 def test_a_loss_that_is_no_number_ends_the_fit_with_one_line(data: Pairs, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; lower fit.learning_rate"):
+    with pytest.raises(
+        Diverged, match=r"training loss is (nan|inf) at step \d+, on the whole batch of .*: lower fit.lear"
+    ):
         trained(data, tmp_path / "fit", tiny.settings(learning_rate=1e20, max_grad_norm=1e20, epochs=8))
+
+
+def test_the_pairs_to_blame_for_it_are_named(data: Pairs, tmp_path: Path) -> None:
+    network = tiny.model(tiny.tokenizer())
+    red, others = ({i for p in data if ("red" in p.id) is is_red for i in p.source_ids} for is_red in (True, False))
+    untied: Any = network
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        untied.get_input_embeddings().weight[list(red - others)] = float("nan")
+    with pytest.raises(Diverged) as error:
+        fit(network, data, data, tiny.settings(batch_size=12), tiny.machine(), tmp_path / "fit", title="test")
+    (line,) = error.value.lines
+    assert line.startswith("test: the training loss is nan at step 1: of 12 pairs in the batch, on colour: red; thing:")
+    assert "blue" not in line
 
 
 def test_a_pair_longer_than_the_context_is_refused_before_training(data: Pairs, tmp_path: Path) -> None:
     network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURE | {"n_positions": 16})
     with pytest.raises(UserError, match="more than the model has positions for"):
-        fit(network, data, data, tiny.settings(), tmp_path / "fit", workers=0, title="test")
-
-
-def test_batches_hold_pairs_of_like_length_in_a_new_order_every_epoch() -> None:
-    lengths = torch.randint(5, 60, (1000,), generator=torch.Generator().manual_seed(1)).numpy()
-    sampler = fitting._ByLength(lengths, batch_size=10, seed=1)
-    orders = []
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-    assert orders[0] != orders[1]
-    assert all(sorted(order) == list(range(1000)) for order in orders)
-    spread = [max(lengths[orders[0][i : i + 10]]) - min(lengths[orders[0][i : i + 10]]) for i in range(0, 1000, 10)]
-    assert sum(spread) / len(spread) < 5
+        fit(network, data, data, tiny.settings(), tiny.machine(), tmp_path / "fit", title="test")

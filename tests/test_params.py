@@ -88,7 +88,7 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         pytest.param(
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
-            "there are generation_batch_size, loader_workers, processes",
+            "there are checkpoint_seconds, generation_batch_size, gradient_checkpointing, loader_workers, processes",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),
@@ -134,11 +134,6 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             {"fit.schedule": "cosin"},
             "params.yaml: fit -> schedule: should be 'cosine', 'linear' or 'constant', found 'cosin'",
             id="not-one-of-the-choices",
-        ),
-        pytest.param(
-            {"fit.batch_size": 32, "fit.micro_batches": 5},
-            "params.yaml: fit -> batch_size: 32 is no multiple of micro_batches: 5",
-            id="batch-in-uneven-parts",
         ),
         pytest.param(
             {"model.name": "./mine"},

@@ -28,7 +28,7 @@ def trained(name: str, folder: Path, **overrides: Any) -> tuple[Any, Any, dict[s
     settings = tiny.settings(**overrides)
     data = tiny.pairs(tokens, folder / "pairs")
     learner = student(network, settings)
-    fit(learner, data, data, settings, folder / "fit", workers=0, title="test")
+    fit(learner, data, data, settings, tiny.machine(), folder / "fit", title="test")
     return tokens, learner, before
 
 
@@ -107,10 +107,10 @@ def test_a_killed_fit_of_adapters_goes_on_and_ends_with_the_same_weights(tmp_pat
 
     hook = learner.register_forward_hook(kill)
     with pytest.raises(Killed):
-        fit(learner, data, data, tiny.settings(**settings), folder, workers=0, title="test")
+        fit(learner, data, data, tiny.settings(**settings), tiny.machine(), folder, title="test")
     hook.remove()
     again = student(tiny.model(tiny.tokenizer(), dropout=0.0), tiny.settings(**settings))
-    fit(again, data, data, tiny.settings(**settings), folder, workers=0, title="test")
+    fit(again, data, data, tiny.settings(**settings), tiny.machine(), folder, title="test")
     ours, theirs = (merged(each).state_dict() for each in (again, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -13,7 +13,6 @@ from stages.lib.pairs import write_labels
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
-from stages.lib.process import UserError
 from tests import tiny
 from tests.build import contents, scratch_model, section
 
@@ -91,12 +90,6 @@ def test_without_trials_nothing_is_replaced(tried: list[Fit], tmp_path: Path) ->
 def test_choices_may_be_words(tried: list[Fit], tmp_path: Path) -> None:
     found = best(search(tmp_path, search={"schedule": {"choices": ["cosine", "linear"]}}))
     assert found["schedule"] in ("cosine", "linear")
-
-
-def test_settings_that_do_not_go_together_are_one_line() -> None:
-    fit = section(Fit, micro_batches=2)
-    with pytest.raises(UserError, match=r"search: a trial with batch_size 7: .*no multiple of micro_batches"):
-        tune_hyperparameters._settings(fit, {"batch_size": 7}, epochs=1.0)
 
 
 def test_a_trial_that_wrecks_the_model_is_ruled_out_and_the_search_goes_on(

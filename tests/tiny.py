@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.lib.models import base_model
 from stages.lib.pairs import Pair, Pairs, write_pairs
 from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
 from stages.lib.params.model import Kind
 from stages.lib.vocabulary import train_vocabulary
 from tests.build import scratch_model, section
@@ -86,3 +87,7 @@ def pairs(tokens: PreTrainedTokenizerBase, folder: Path) -> Pairs:
 def settings(**overrides: Any) -> Fit:
     quick = {"epochs": 4, "batch_size": 4, "learning_rate": 0.01, "validations": 4, "warmup_fraction": 0.0}
     return section(Fit, **(quick | overrides))
+
+
+def machine(**overrides: Any) -> Machine:
+    return section(Machine, **overrides)

@@ -1,6 +1,8 @@
 """Checkpoints that are whole or not used: Trainer writes its files one by one and resumes from whatever it finds."""
 
+import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from stages.lib.files import read_json, sha256_of, write_json
@@ -9,19 +11,42 @@ _MARK = "complete.json"
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Writes, as the last file of a checkpoint, the size and digest of all others."""
-    files = sorted(file for file in checkpoint.iterdir() if file.name != _MARK)
-    content = {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files}
+    """Writes, as the last file of a checkpoint, the size and digest of all others; all of it is on the disk then, and
+    not only in the memory that a power cut takes."""
+    files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != _MARK)
+    content = {
+        str(file.relative_to(checkpoint)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files
+    }
     write_json(checkpoint / _MARK, content)
+    for path in (*files, checkpoint / _MARK, checkpoint, checkpoint.parent):
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def newest_complete(folder: Path) -> Path | None:
     """The checkpoint to go on from; broken ones, left by a kill in mid-write, are removed."""
-    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    newest_first = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
     whole = [checkpoint for checkpoint in newest_first if _is_complete(checkpoint)]
     for checkpoint in set(newest_first) - set(whole):
         shutil.rmtree(checkpoint)
     return whole[0] if whole else None
+
+
+def keep_only(folder: Path, steps: Collection[int]) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        if step_of(checkpoint) not in steps:
+            shutil.rmtree(checkpoint)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -1,45 +1,36 @@
-"""One fit: a model, its pairs and settings in; the model with the best validation loss and its curve out.
+"""One fit: a model, its pairs and settings in; the model with the best validation and its curve out.
 
-transformers' Trainer does the work; what is ours is the batches, the loss and when it is validated.
+transformers' Trainer does the work; what is ours is the batches, the loss, when it is validated and what is saved.
 """
 
-import functools
 import math
-import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import Sampler
-from tqdm import tqdm
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from stages.lib.checkpoints import mark_complete, newest_complete
+from stages.lib.checkpoints import newest_complete
 from stages.lib.devices import bfloat16_wanted
 from stages.lib.families import family_of
 from stages.lib.families.family import Batch
-from stages.lib.losses import pair_losses, summed_loss
+from stages.lib.loading import BatchSampler, Collator, Load, Loader, batches_an_epoch
+from stages.lib.losses import losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
-from stages.lib.process import UserError
+from stages.lib.params.machine import Machine
+from stages.lib.process import UserError, termination
+from stages.lib.vocabulary import first_line
+from stages.lib.watching import Checkpoints, Patience, Progress, Validations
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-_POOL = 50  # batches whose pairs are sorted by length together: enough for little padding, few enough for chance
 _CURVE_POINTS = 100
 
 
@@ -59,34 +50,50 @@ class Curve:
 
 
 def fit(
-    network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, folder: Path, workers: int, title: str
+    network: PreTrainedModel,
+    train: Pairs,
+    validation: Pairs,
+    settings: Fit,
+    machine: Machine,
+    folder: Path,
+    title: str,
 ) -> Curve:
     """Trains `network` in place and leaves it with the weights of its best validation.
 
     Args:
         folder: for checkpoints; one that a killed run of the same work left is gone on from.
-        workers: processes that prepare batches.
         title: of the progress bar.
 
     Raises:
-        UserError: a pair is longer than the model's context, or what it predicts does not depend on the source.
+        UserError: a pair is longer than the model's context, what it predicts does not depend on the source, or a
+            checkpoint can't be written.
         Diverged: the loss is no longer a finite number.
+        SystemExit: SIGTERM has come; the state is saved.
     """
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
-    steps = update_steps(len(train), settings)
-    callbacks = [_Validate(steps, settings.validations), _Progress(title), _MarkComplete()]
-    if settings.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
-    trainer = _TargetTrainer(
-        network, train, validation, settings, _arguments(settings, steps, folder, workers), callbacks
-    )
+    steps = update_steps(train, settings)
+    arguments = _arguments(settings, steps, folder, machine)
+    trainer = _TargetTrainer(network, train, validation, settings, arguments, title)
     # transformers' own bar would break ours at every checkpoint, and its remarks on them mean nothing here
     disable_progress_bar()
     set_verbosity_error()
     checkpoint = newest_complete(folder)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with termination() as asked_to_stop:
+        callbacks: list[TrainerCallback] = [
+            Validations(steps, settings.validations),
+            Checkpoints(trainer, machine.checkpoint_seconds, asked_to_stop),
+            Progress(trainer, title),
+        ]
+        if settings.early_stopping_patience is not None:
+            callbacks.append(Patience(settings.early_stopping_patience))
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if asked_to_stop():
+            print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
+            raise SystemExit(128 + 15)
     return _curve(trainer.state)
 
 
@@ -97,19 +104,15 @@ def _curve(state: TrainerState) -> Curve:
     return Curve(training=points("loss"), validation=points("eval_loss"))
 
 
-def update_steps(pairs: int, settings: Fit) -> int:
-    return max(1, math.ceil(math.ceil(pairs / settings.batch_size) * settings.epochs))
+def update_steps(train: Pairs, settings: Fit) -> int:
+    return max(1, math.ceil(batches_an_epoch(train.lengths(), settings) * settings.epochs))
 
 
-def _arguments(settings: Fit, steps: int, folder: Path, workers: int) -> TrainingArguments:
-    never = steps + 1  # `_Validate` chooses the steps; Trainer wants a period all the same
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> TrainingArguments:
+    never = steps + 1  # `Validations` and `Checkpoints` choose the steps; Trainer wants a period all the same
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=max(1, settings.batch_size // settings.micro_batches // processes),
-        per_device_eval_batch_size=settings.batch_size // settings.micro_batches,
-        gradient_accumulation_steps=settings.micro_batches,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=_SCHEDULES[settings.schedule],
         warmup_steps=round(settings.warmup_fraction * steps),
@@ -119,19 +122,19 @@ def _arguments(settings: Fit, steps: int, folder: Path, workers: int) -> Trainin
         optim="adamw_torch_fused",
         bf16=bfloat16_wanted(settings.precision),
         use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
+        activation_checkpointing=machine.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         seed=settings.seed,
         eval_strategy="steps",
         eval_steps=never,
         save_strategy="steps",
         save_steps=never,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_steps=max(1, steps // _CURVE_POINTS),
         logging_nan_inf_filter=False,
-        dataloader_num_workers=workers,
-        remove_unused_columns=False,
+        dataloader_num_workers=machine.loader_workers,
         disable_tqdm=True,
         report_to="none",
     )
@@ -149,115 +152,127 @@ class _TargetTrainer(Trainer):
         validation: Pairs,
         settings: Fit,
         arguments: TrainingArguments,
-        callbacks: list[TrainerCallback],
+        title: str,
     ) -> None:
-        self._family = family_of(network)
-        collate = functools.partial(self._family.training_batch, pad_id=int(network.config.pad_token_id))
-        super().__init__(network, arguments, collate, train_dataset=train, eval_dataset=validation, callbacks=callbacks)
+        super().__init__(network, arguments, train_dataset=train, eval_dataset=validation)
         self.remove_callback(PrinterCallback)
+        self._family = family_of(network)
         self._network, self._train, self._validation, self._settings = network, train, validation, settings
-        self.model_accepts_loss_kwargs = True  # so that it counts the target tokens of all micro-batches
+        self._title = title
         decayed = set(self.get_decay_parameter_names(network))  # what weight decay reaches, L1 does
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
-        self._loss_shifts_labels = False  # our labels stand at the position that predicts them
+        rank, world = arguments.process_index, arguments.world_size
+        self._order = BatchSampler(train.lengths(), settings, rank, world)
+        self._halvings = 0  # of every part, since memory ended
+        self.tokens = 0  # read by this process
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return _ByLength(self._train.lengths(), self._settings.batch_size, self._settings.seed)
+    def get_train_dataloader(self) -> Loader:
+        pad_id, limit = int(self._network.config.pad_token_id), self._settings.micro_batch_tokens
+        collator = Collator(self._family, pad_id, limit, self._train[0])
+        return Loader(self._train, self._order, collator, self.args.dataloader_num_workers)
 
-    def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss = summed_loss(self._family, model, inputs, self._settings.label_smoothing)
-        # the gradients of several processes are averaged, so each one's share is scaled up
-        loss = loss / num_items_in_batch * self.args.world_size
-        if self._settings.l1 and model.training:
-            sizes = torch.stack([weights.abs().sum() for weights in self._decayed])
-            loss = loss + self._settings.l1 * sizes.sum() / self.args.gradient_accumulation_steps
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        targets = torch.tensor(sum(load["targets"] for load in batch_samples), device=device)
+        return self.accelerator.reduce(targets, "sum") if self.args.world_size > 1 else targets
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # Trainer's estimate reads one batch of the form it knows
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Gradients of all parts of this process's share of a batch, and its share of the mean loss."""
+        model.train()
+        load: Load = self._prepare_inputs(inputs)  # type: ignore[assignment]
+        self.tokens += load["tokens"]
+        while True:
+            parts = [half for part in load["parts"] for half in _divided(part, 2**self._halvings)]
+            try:
+                loss = self._accumulated(model, parts, num_items_in_batch)
+                break
+            except torch.OutOfMemoryError:
+                self._halve(model, parts)
+        if self.args.device.type == "cpu":  # elsewhere a look at a number waits for all that is under way
+            self.check_finite(loss)
         return loss
+
+    def _accumulated(self, model: nn.Module, parts: list[Batch], targets: Tensor) -> Tensor:
+        total = torch.zeros((), device=self.args.device)
+        for place, part in enumerate(parts):
+            is_last = place == len(parts) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                loss = summed_loss(self._family, model, part, self._settings.label_smoothing)
+                # the gradients of several processes are averaged, so each one's share is scaled up
+                loss = loss / targets * self.args.world_size
+                if self._settings.l1 and is_last:
+                    sizes = torch.stack([weights.abs().sum() for weights in self._decayed])
+                    loss = loss + self._settings.l1 * sizes.sum()
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _halve(self, model: nn.Module, parts: list[Batch]) -> None:
+        """After memory has ended: smaller parts from now on, and none of the gradients so far."""
+        largest = max(len(part["labels"]) for part in parts)
+        if largest == 1 or self.args.world_size > 1:  # the other processes wait for this one's gradients
+            raise UserError(
+                f"{self._title}: memory has ended at step {self.state.global_step + 1}; lower fit.micro_batch_tokens "
+                f"or the lengths in tokenize, or set machine.gradient_checkpointing"
+            )
+        self._halvings += 1
+        model.zero_grad()
+        torch.cuda.empty_cache()
+        print(
+            f"{self._title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
+        )
+
+    def check_finite(self, loss: Tensor) -> None:
+        """Raises Diverged where the loss of the batch at hand is no number."""
+        if torch.isfinite(loss):
+            return
+        batch = self._order.at(self.state.global_step)
+        to_blame = [self._train[index] for index in batch]
+        broken = [pair for pair in to_blame if not torch.isfinite(losses_of(self._network, [pair])[0]).all()]
+        where = f"{self._title}: the training loss is {loss.item()} at step {self.state.global_step + 1}"
+        if 0 < len(broken) < len(to_blame):
+            names = _some([pair.id for pair in broken])
+            raise Diverged(f"{where}: of {len(batch)} pairs in the batch, on {names} (ids as in data/prepare/train)")
+        names = _some([pair.id for pair in to_blame])
+        raise Diverged(
+            f"{where}, on the whole batch of {names} (ids as in data/prepare/train): lower fit.learning_rate or "
+            f"fit.max_grad_norm"
+        )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
-        losses = pair_losses(self._network, self._validation, own, self.args.eval_batch_size)
+        losses = pair_losses(self._network, self._validation, own, self._settings.batch_size)
         sums = torch.zeros(2, dtype=torch.float64)
         for _, loss, tokens in losses:
             sums += torch.tensor([loss, tokens], dtype=torch.float64)
         total_loss, total_tokens = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
         metrics = {"eval_loss": total_loss / total_tokens}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise Diverged(
+                f"{self._title}: the validation loss is {metrics['eval_loss']} at step {self.state.global_step}; lower "
+                f"fit.learning_rate or fit.max_grad_norm"
+            )
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-
-class _ByLength(Sampler[int]):
-    """Pairs in a new random order every epoch, alike in length within a batch; fixed by the seed and the epoch."""
-
-    def __init__(self, lengths: np.ndarray[Any, Any], batch_size: int, seed: int) -> None:
-        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self._seed, self._epoch))
-        order = random.permutation(len(self._lengths))
-        batches: list[np.ndarray[Any, Any]] = []
-        for start in range(0, len(order), self._batch_size * _POOL):
-            pool = order[start : start + self._batch_size * _POOL]
-            by_length = pool[np.argsort(self._lengths[pool], kind="stable")]
-            batches += [by_length[at : at + self._batch_size] for at in range(0, len(pool), self._batch_size)]
-        # only the last batch can be short, and the loader cuts batches by count: it must stay the last
-        for index in [*random.permutation(len(batches) - 1), len(batches) - 1]:
-            yield from batches[index].tolist()
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{self._title}: the checkpoint of step {self.state.global_step} can't be written to "
+                f"{self.args.output_dir} ({first_line(error)}); make room and run again: it goes on from the last"
+            ) from None
 
 
-class _Validate(TrainerCallback):
-    """Validates and saves at evenly spaced steps, the last one among them."""
-
-    def __init__(self, steps: int, validations: int) -> None:
-        self._at = {round(steps * number / validations) for number in range(1, validations + 1)}
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        if state.global_step in self._at:
-            # logged as well: a loss not yet logged is no part of the checkpoint, and the curve would differ on resume
-            control.should_log = control.should_evaluate = control.should_save = True
-        return control
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-class _MarkComplete(TrainerCallback):
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
-
-
-class _Progress(TrainerCallback):
-    """A bar with the newest losses, and an end to a fit whose loss is no number."""
-
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._losses: dict[str, str] = {}
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        hidden = not state.is_world_process_zero
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self._title, unit=" steps", disable=hidden
-        )
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._bar.update(state.global_step - self._bar.n)
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for name, label in (("loss", "train"), ("eval_loss", "validation")):
-            if (value := kwargs["logs"].get(name)) is not None:
-                if not math.isfinite(value):
-                    raise Diverged(
-                        f"{self._title}: the {label} loss is {value} at step {state.global_step}; "
-                        f"lower fit.learning_rate or fit.max_grad_norm"
-                    )
-                self._losses[label] = f"{value:.3f}"
-        self._bar.set_postfix(self._losses, refresh=False)
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._bar.close()
+def _divided(part: Batch, pieces: int) -> Iterator[Batch]:
+    size = math.ceil(len(part["labels"]) / pieces)
+    for start in range(0, len(part["labels"]), size):
+        yield {name: rows[start : start + size] for name, rows in part.items()}

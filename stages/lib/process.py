@@ -44,6 +44,24 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Yields what says whether SIGTERM has come: from a scheduler, or because DVC has died. Work may then be saved
+    before it ends; a second one ends it at once."""
+    came = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def die_with_parent() -> None:
     """A killed `dvc repro` leaves its stage running, which the next one would race: ask Linux to end us with it."""
     if sys.platform == "linux":

@@ -21,6 +21,7 @@ from stages.lib.fitting import fit
 from stages.lib.models import base_model
 from stages.lib.pairs import Pairs, read_labels
 from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
@@ -101,7 +102,7 @@ def _loss_after(model: Model, settings: Fit, data: Path, folder: Path) -> float:
     labels = [label.word for label in read_labels(data / "labels.json")]
     network = base_model(model, open_vocabulary(data / "tokenizer"), labels, settings.dropout, settings.seed)
     train, validation = Pairs(data / "train"), Pairs(data / "validation")
-    return fit(network, train, validation, settings, folder, workers=0, title=folder.name).best()[1]
+    return fit(network, train, validation, settings, section(Machine), folder, title=folder.name).best()[1]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Section `fit`: the settings of one training run; tuning may search over any of them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from stages.lib.params import Section
 
@@ -32,7 +32,8 @@ class Adapters(Section):
 class Fit(Section):
     epochs: Positive
     batch_size: Count
-    micro_batches: Count
+    batch_tokens: Count | None
+    micro_batch_tokens: Count | None
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant"]
     warmup_fraction: Fraction
@@ -48,9 +49,3 @@ class Fit(Section):
     freeze: Freeze
     adapters: Adapters | None
     seed: Annotated[int, Field(ge=0)]
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
-        if self.batch_size % self.micro_batches:
-            raise ValueError(f"batch_size: {self.batch_size} is no multiple of micro_batches: {self.micro_batches}")
-        return self

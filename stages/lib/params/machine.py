@@ -11,3 +11,5 @@ class Machine(Section):
     processes: Annotated[int, Field(ge=1)] | None
     generation_batch_size: Annotated[int, Field(ge=1)]
     loader_workers: Annotated[int, Field(ge=0)]
+    checkpoint_seconds: Annotated[float, Field(gt=0)]
+    gradient_checkpointing: bool

@@ -1,0 +1,115 @@
+"""Batches for training: pairs alike in length, shared among processes, and cut into parts that memory holds."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from stages.lib.families.family import IGNORED, Batch, Family
+from stages.lib.pairs import Pair, Pairs
+from stages.lib.params.fit import Fit
+
+_POOL = 50  # batches whose pairs are sorted by length together: enough for little padding, few enough for chance
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Load(TypedDict):
+    """What one process computes of an update."""
+
+    parts: list[Batch]  # one after the other; their gradients are added up
+    tokens: int  # read, pads left out
+    targets: int  # learned
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Every pair once an epoch, in a new random order, alike in length within a batch; fixed by the seed and the epoch.
+
+    Batches hold `fit.batch_size` pairs, or about `fit.batch_tokens` tokens. Of each, process `rank` of `world` gets
+    every world-th pair, as long as those of the others.
+    """
+
+    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world: int = 1) -> None:
+        self._lengths, self._settings, self._rank, self._world, self._epoch = lengths, settings, rank, world, 0
+        self._count = batches_an_epoch(lengths, settings)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self._rank :: self._world].tolist() for batch in self.batches(self._epoch))
+
+    def at(self, step: int) -> list[int]:
+        """The whole batch of an update, counted from 0."""
+        epoch, place = divmod(step, self._count)
+        return list(self.batches(epoch)[place].tolist())
+
+    def batches(self, epoch: int) -> list[Indices]:
+        random = np.random.default_rng((self._settings.seed, epoch))
+        order = random.permutation(len(self._lengths))
+        pool = _POOL * math.ceil(len(order) / self._count)
+        for start in range(0, len(order), pool):
+            pooled = order[start : start + pool]
+            order[start : start + pool] = pooled[np.argsort(self._lengths[pooled], kind="stable")]
+        batches = np.split(order, self._borders(order))
+        return [batches[place] for place in random.permutation(len(batches))]
+
+    def _borders(self, order: Indices) -> Indices:
+        if self._settings.batch_tokens is None:
+            return np.arange(self._settings.batch_size, len(order), self._settings.batch_size)
+        # where the tokens so far pass the next of equal shares: the same number of batches whatever the order
+        before = np.cumsum(self._lengths[order]) - self._lengths[order]
+        shares = np.arange(1, self._count) * (int(self._lengths.sum()) / self._count)
+        return np.searchsorted(before, shares)
+
+
+def batches_an_epoch(lengths: Indices, settings: Fit) -> int:
+    if settings.batch_tokens is None:
+        return max(1, math.ceil(len(lengths) / settings.batch_size))
+    return min(len(lengths), max(1, math.ceil(int(lengths.sum()) / settings.batch_tokens)))
+
+
+def cut(lengths: Sequence[int], max_tokens: int | None) -> list[slice]:
+    """Of pairs sorted by length, consecutive ones whose tokens, padded to the longest, are at most so many."""
+    if max_tokens is None:
+        return [slice(0, len(lengths))]
+    slices, end = [], len(lengths)
+    while end:
+        start = max(0, end - max(1, max_tokens // lengths[end - 1]))
+        slices.append(slice(start, end))
+        end = start
+    return slices
+
+
+class Collator:
+    """The pairs that a process got of a batch -> what it computes; without any, a pair that teaches nothing, since all
+    processes take part in every update."""
+
+    def __init__(self, family: Family, pad_id: int, max_tokens: int | None, stand_in: Pair) -> None:
+        self._family, self._pad_id, self._max_tokens, self._stand_in = family, pad_id, max_tokens, stand_in
+
+    def __call__(self, pairs: Sequence[Pair]) -> Load:
+        if not pairs:
+            batch = self._family.training_batch([self._stand_in], self._pad_id)
+            nothing = torch.full_like(batch["labels"], IGNORED)
+            return {"parts": [batch | {"labels": nothing}], "tokens": 0, "targets": 0}
+        lengths = [len(pair.source_ids) + len(pair.target_ids) for pair in pairs]
+        parts = [self._family.training_batch(pairs[own], self._pad_id) for own in cut(lengths, self._max_tokens)]
+        targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
+        return {"parts": parts, "tokens": sum(lengths), "targets": targets}
+
+
+class Loader(DataLoader[Any]):
+    """Goes to a new order with each epoch, which transformers' Trainer announces."""
+
+    def __init__(self, train: Pairs, sampler: BatchSampler, collator: Collator, workers: int) -> None:
+        super().__init__(train, batch_sampler=sampler, collate_fn=collator, num_workers=workers)  # type: ignore[arg-type]
+        self._order = sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        self._order.set_epoch(epoch)

@@ -1,0 +1,114 @@
+"""What goes on beside the steps of a fit: when it is validated, what is saved of it, and what a person sees."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from stages.lib.checkpoints import keep_only, mark_complete, step_of
+
+
+class Validations(TrainerCallback):
+    """At evenly spaced steps, the last one among them; each is saved, since it may prove the best."""
+
+    def __init__(self, steps: int, validations: int) -> None:
+        self._at = {round(steps * number / validations) for number in range(1, validations + 1)}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        if state.global_step in self._at:
+            control.should_log = control.should_evaluate = control.should_save = True
+        return control
+
+
+class Patience(TrainerCallback):
+    """Ends a fit after so many validations without a better one; counted from the curve, which a checkpoint holds."""
+
+    def __init__(self, validations: int) -> None:
+        self._validations = validations
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        if len(losses) - 1 - losses.index(min(losses)) >= self._validations:
+            control.should_training_stop = True
+        return control
+
+
+class Checkpoints(TrainerCallback, ExportableState):
+    """Saves every so many seconds, and at once where the fit is asked to stop. Older checkpoints go when a newer one
+    is whole, but for the best."""
+
+    def __init__(self, trainer: Any, seconds: float, asked_to_stop: Callable[[], bool]) -> None:
+        self._trainer, self._seconds, self._asked_to_stop = trainer, seconds, asked_to_stop
+        self._saved_at = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint, what Trainer forgets: the training loss since the last point of the curve."""
+        trainer: Any = self._trainer
+        if not hasattr(trainer, "_tr_loss"):  # asked before the first step
+            return {}
+        return {"loss": trainer._tr_loss.item(), "logged_at": trainer._globalstep_last_logged}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step:
+            trainer: Any = self._trainer
+            saved = cast(Any, state.stateful_callbacks)[type(self).__name__]
+            trainer._tr_loss += saved["loss"]
+            trainer._globalstep_last_logged = saved["logged_at"]
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        is_due, stops = self._agreed(time.monotonic() - self._saved_at > self._seconds, self._asked_to_stop())
+        if is_due or stops:
+            control.should_save = True
+        if stops:
+            control.should_training_stop = True
+        return control
+
+    def _agreed(self, *wishes: bool) -> list[bool]:
+        """By all processes: one that saves alone would wait for the others forever."""
+        if self._trainer.args.world_size == 1:
+            return list(wishes)
+        sums = torch.tensor(wishes, dtype=torch.float32, device=self._trainer.args.device)
+        return [count > 0 for count in self._trainer.accelerator.reduce(sums, "sum").tolist()]
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir))
+            mark_complete(folder / f"checkpoint-{state.global_step}")
+            best = {step_of(Path(state.best_model_checkpoint))} if state.best_model_checkpoint else set()
+            keep_only(folder, {state.global_step, *best})
+        self._saved_at = time.monotonic()
+
+
+class Progress(TrainerCallback):
+    """A bar with the newest losses, and how many tokens are read each second."""
+
+    def __init__(self, trainer: Any, title: str) -> None:
+        self._trainer, self._title = trainer, title
+        self._shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        hidden = not state.is_world_process_zero
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self._title, unit=" steps", disable=hidden
+        )
+        self._begun, self._tokens = time.monotonic(), self._trainer.tokens
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        tokens = (self._trainer.tokens - self._tokens) * args.world_size
+        self._shown["tokens/s"] = f"{tokens / (time.monotonic() - self._begun):,.0f}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for name, label in (("loss", "train"), ("eval_loss", "validation")):
+            if (value := kwargs["logs"].get(name)) is not None:
+                self._shown[label] = f"{value:.3f}"
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._bar.close()

@@ -1,0 +1,81 @@
+"""Batches for training: which pairs share one, and what each process and each part gets."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib.families import causal
+from stages.lib.loading import BatchSampler, Collator, batches_an_epoch, cut
+from stages.lib.pairs import Pair
+from tests import tiny
+
+LENGTHS = np.random.default_rng(1).integers(5, 60, 1003)
+
+
+def batches(epoch: int = 0, **settings: Any) -> list[list[int]]:
+    return [batch.tolist() for batch in BatchSampler(LENGTHS, tiny.settings(**settings)).batches(epoch)]
+
+
+@pytest.mark.parametrize("size", [{"batch_size": 10}, {"batch_tokens": 320}])
+def test_batches_hold_pairs_of_like_length_in_a_new_order_every_epoch(size: dict[str, int]) -> None:
+    first, second = batches(0, **size), batches(1, **size)
+    assert first != second
+    assert first == batches(0, **size)
+    for epoch in (first, second):
+        assert sorted(index for batch in epoch for index in batch) == list(range(len(LENGTHS)))
+        assert len(epoch) == batches_an_epoch(LENGTHS, tiny.settings(**size))
+    assert np.mean([np.ptp(LENGTHS[batch]) for batch in first]) < 5
+
+
+def test_batches_of_so_many_tokens_have_them_whatever_the_length_of_their_pairs() -> None:
+    tokens = [LENGTHS[batch].sum() for batch in batches(batch_tokens=320)]
+    assert max(tokens) < 320 + 60
+    assert min(tokens) > 320 - 60
+
+
+def test_a_pair_longer_than_the_budget_has_a_batch_of_its_own() -> None:
+    assert [batch.tolist() for batch in BatchSampler(np.array([900]), tiny.settings(batch_tokens=10)).batches(0)] == [
+        [0]
+    ]
+
+
+def test_processes_share_every_batch_and_one_that_gets_nothing_takes_part() -> None:
+    own = [list(BatchSampler(LENGTHS, tiny.settings(batch_size=17), rank, 2)) for rank in (0, 1)]
+    for whole, first, second in zip(batches(batch_size=17), *own, strict=True):
+        assert sorted(first + second) == sorted(whole)
+        assert abs(LENGTHS[first].sum() - LENGTHS[second].sum()) < 60
+    lonely = list(BatchSampler(np.array([3]), tiny.settings(), 1, 2))
+    assert lonely == [[]]
+    load = Collator(causal.FAMILY, 0, None, Pair("", [1, 2], [3], [], 1))([])
+    assert load["targets"] == 0
+    assert load["parts"][0]["labels"].tolist() == [[-100]]
+
+
+def test_the_batch_of_a_step_can_be_named_afterwards() -> None:
+    sampler = BatchSampler(LENGTHS, tiny.settings(batch_size=10))
+    assert sampler.at(3) == batches(0, batch_size=10)[3]
+    assert sampler.at(101 + 4) == batches(1, batch_size=10)[4]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "expected"),
+    [
+        ([2, 2, 3, 8], None, [4]),
+        ([2, 2, 3, 8], 9, [1, 3]),
+        ([2, 2, 3, 8], 6, [1, 2, 1]),
+        ([2, 2, 3, 8], 1, [1, 1, 1, 1]),
+    ],
+)
+def test_parts_hold_no_more_tokens_than_they_may_but_always_a_pair(
+    lengths: list[int], max_tokens: int | None, expected: list[int]
+) -> None:
+    parts = [lengths[own] for own in cut(lengths, max_tokens)]
+    assert [len(part) for part in parts] == expected
+    assert sorted(length for part in parts for length in part) == lengths
+
+
+def test_tokens_and_targets_of_a_load_are_counted_without_pads() -> None:
+    pairs = [Pair("", [1], [2, 3], [0], 1), Pair("", [1, 1, 1], [2], [], 1)]
+    load = Collator(causal.FAMILY, 0, None, pairs[0])(pairs)
+    assert (load["tokens"], load["targets"]) == (7, 2)
