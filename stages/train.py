@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from stages.lib.distributed import is_first, share
 from stages.lib.files import read_json, write_json
 from stages.lib.fitting import Curve, fit, update_steps
 from stages.lib.models import base_model, parameter_count
@@ -31,9 +32,10 @@ TARGET = Path("data/train")
 
 
 def main() -> None:
+    sections = read_section(Fit), read_section(Model), read_section(Machine)
     with scratch("train") as folder:
-        sections = read_section(Fit), read_section(Model), read_section(Machine)
-        run(*sections, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
+        if not share("stages.train", sections[0]):
+            run(*sections, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
 
 
 def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path) -> None:
@@ -44,6 +46,8 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     learner = student(base_model(model, tokenizer, labels, settings.dropout, settings.seed), settings)
     print(f"train: {_plan(learner, train, settings)}")
     curve = fit(learner, train, validation, settings, machine, folder, title="train")
+    if not is_first():
+        return
     learned, network = learned_count(learner), merged(learner)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")

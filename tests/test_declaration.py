@@ -68,10 +68,10 @@ def test_what_depends_on_the_task_is_declared_with_the_section_that_it_completes
     assert of_scenario == {f"scenarios.${{scenario}}.{name}" for name in wanted}
 
 
-def test_tuning_depends_on_every_setting_of_fit_but_its_length() -> None:
+def test_tuning_depends_on_every_setting_of_fit_that_trials_heed() -> None:
     params = STAGES["tune-hyperparameters"]["params"]
     declared = {param.removeprefix("fit.") for param in params if param.startswith("fit.")}
-    assert declared == set(Fit.model_fields) - {"epochs"}
+    assert declared == set(Fit.model_fields) - {"epochs", "processes", "accelerate"}
 
 
 def test_no_stage_declares_what_cannot_change_a_result() -> None:

@@ -194,6 +194,26 @@ def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same
     assert not list(broken.glob(".scratch/train/*"))
 
 
+def test_two_processes_train_as_one_does(restored: Path) -> None:
+    """With the same batches: losses agree but for rounding. What accelerate starts as one process agrees wholly."""
+    edit(restored, "\n  dropout: 0.1", "\n  dropout: 0.0")
+    edit(restored, "trials: 2", "trials: 0")
+    run(restored, "dvc", "repro", "train")
+    alone = json.loads((restored / "data/train/curve.json").read_text())
+    edit(restored, "accelerate: null", "accelerate: {distributed_type: 'NO', num_processes: 1, mixed_precision: 'no'}")
+    assert ran(run(restored, "dvc", "repro", "train")) == ["train"]
+    assert json.loads((restored / "data/train/curve.json").read_text()) == alone
+    edit(restored, "(?<=\n  )processes: 1(?=\n  accelerate)", "processes: 2")
+    edit(restored, "accelerate: {.+", "accelerate: null")
+    output = run(restored, "dvc", "repro", "train")
+    assert output.count("train: best validation loss") == 1
+    shared = json.loads((restored / "data/train/curve.json").read_text())
+    for name in ("training", "validation"):
+        assert [step for step, _ in shared[name]] == [step for step, _ in alone[name]]
+        assert [loss for _, loss in shared[name]] == pytest.approx([loss for _, loss in alone[name]], rel=1e-4)
+    assert not list(restored.glob(".scratch/train/*"))
+
+
 def wait_for(condition: Callable[[], T]) -> T:
     deadline = time.monotonic() + 60
     while not (value := condition()):

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.training_args import ParallelMode
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from stages.lib.checkpoints import newest_complete
@@ -79,7 +80,8 @@ def fit(
     # transformers' own bar would break ours at every checkpoint, and its remarks on them mean nothing here
     disable_progress_bar()
     set_verbosity_error()
-    checkpoint = newest_complete(folder)
+    with trainer.accelerator.main_process_first():
+        checkpoint = newest_complete(folder)
     with termination() as asked_to_stop:
         callbacks: list[TrainerCallback] = [
             Validations(steps, settings.validations),
@@ -110,7 +112,7 @@ def update_steps(train: Pairs, settings: Fit) -> int:
 
 def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> TrainingArguments:
     never = steps + 1  # `Validations` and `Checkpoints` choose the steps; Trainer wants a period all the same
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=settings.learning_rate,
@@ -138,6 +140,9 @@ def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> Tra
         disable_tqdm=True,
         report_to="none",
     )
+    if arguments.parallel_mode is ParallelMode.NOT_DISTRIBUTED:  # several GPUs need several processes
+        arguments._n_gpu = 1
+    return arguments
 
 
 class _TargetTrainer(Trainer):

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ def launch(main: Callable[[], None]) -> None:
     """Runs a stage's `main`; on UserError prints its lines to stderr and exits with code 2."""
     die_with_parent()
     keep_freed_memory()
+    if os.environ.get("RANK", "0") != "0":  # of several processes that share a fit, the first one tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         main()
     except UserError as error:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.lib.distributed import is_worker
 from stages.lib.files import sha256_of
 from stages.lib.process import UserError
 
@@ -33,6 +34,9 @@ def scratch(stage: str) -> Iterator[Path]:
         UserError: another process works in it.
     """
     folder = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / stage / _fingerprint(stage)
+    if is_worker():  # the process that started it holds the folder
+        yield folder
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
         try:

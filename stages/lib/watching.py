@@ -77,6 +77,7 @@ class Checkpoints(TrainerCallback, ExportableState):
         return [count > 0 for count in self._trainer.accelerator.reduce(sums, "sum").tolist()]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._trainer.accelerator.wait_for_everyone()  # each has files of its own in there
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
             mark_complete(folder / f"checkpoint-{state.global_step}")

@@ -1,6 +1,6 @@
 """Section `fit`: the settings of one training run; tuning may search over any of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -48,4 +48,6 @@ class Fit(Section):
     early_stopping_patience: Count | None
     freeze: Freeze
     adapters: Adapters | None
+    processes: Count
+    accelerate: dict[str, Any] | None
     seed: Annotated[int, Field(ge=0)]

@@ -44,8 +44,8 @@ class TuneHyperparameters(Section):
         for name, dimension in search.items():
             if name not in Fit.model_fields:
                 raise ValueError(f"{name}: no such parameter of fit{suggestion(name, Fit.model_fields)}")
-            if name in ("freeze", "adapters"):
-                raise ValueError(f"{name}: only settings of one value can be searched")
+            if name in ("freeze", "adapters", "processes", "accelerate"):
+                raise ValueError(f"{name}: can't be searched")
             form: Any = Annotated[Fit.model_fields[name].annotation, Fit.model_fields[name]]
             allowed = TypeAdapter[Any](form)
             for value in dimension.ends():
