@@ -18,9 +18,9 @@ from stages.lib.params import read_section
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.predictions import Prediction, read_predictions
 from stages.lib.process import launch
-from stages.lib.scores import text_scores
 from stages.lib.scores.labels import confusion
 from stages.lib.scores.overlap import sentence_chrf
+from stages.lib.scores.registry import text_scores
 from stages.lib.scores.score import Score
 from stages.lib.scores.signs import signs
 

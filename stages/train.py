@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from stages.lib.distributed import is_first, share
 from stages.lib.files import read_json, write_json
 from stages.lib.fitting import Curve, fit, update_steps
+from stages.lib.judging import judge_of
 from stages.lib.models import base_model, parameter_count
 from stages.lib.pairs import Pairs, read_labels
 from stages.lib.params import read_section
@@ -42,10 +43,12 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     settings = _with_tuned(fit_, read_json(tuned))
     tokenizer = open_vocabulary(source / "tokenizer")
     train, validation = Pairs(source / "train"), Pairs(source / "validation")
-    labels = [label.word for label in read_labels(source / "labels.json")]
-    learner = student(base_model(model, tokenizer, labels, settings.dropout, settings.seed), settings)
+    labels = read_labels(source / "labels.json")
+    base = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, settings.seed)
+    learner = student(base, settings)
     print(f"train: {_plan(learner, train, settings)}")
-    curve = fit(learner, train, validation, settings, machine, folder, title="train")
+    judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
+    curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
     if not is_first():
         return
     learned, network = learned_count(learner), merged(learner)
@@ -53,8 +56,7 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     tokenizer.save_pretrained(target / "model")
     write_json(target / "curve.json", {"training": curve.training, "validation": curve.validation})
     write_json(target / "account.json", _account(network, learned, curve))
-    step, loss = curve.best()
-    print(f"train: best validation loss {loss:.4f} at step {step:,} of {curve.training[-1][0]:,} -> {target / 'model'}")
+    print(f"train: {_conclusion(settings, curve)} -> {target / 'model'}")
 
 
 def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
@@ -79,14 +81,23 @@ def _size(settings: Fit) -> str:
 
 
 def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, Any]:
-    step, loss = curve.best()
+    values = {"validation_loss": curve.validation} | ({"validation_score": curve.scores} if curve.scores else {})
+    best = curve.best()[0]
     return {
         "parameters": parameter_count(network),
         "learned_parameters": learned,
         "updates": curve.training[-1][0],
-        "best_update": step,
-        "validation_loss": {"first": round(curve.validation[0][1], 5), "best": round(loss, 5)},
+        "best_update": best,
+        "averaged": curve.averaged[0] if curve.averaged else 1,
+        **{name: {"first": round(p[0][1], 5), "best": round(dict(p)[best], 5)} for name, p in values.items()},
     }
+
+
+def _conclusion(settings: Fit, curve: Curve) -> str:
+    step, value = curve.best()
+    name = "loss" if settings.choose_by == "loss" else settings.choose_by
+    best = f"best validation {name} {value:.4f} at step {step:,} of {curve.training[-1][0]:,}"
+    return best if curve.averaged is None else f"{best}; the mean of {curve.averaged[0]} has {curve.averaged[1]:.4f}"
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def _is_whole(name: str) -> bool:
 
 
 def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
-    return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs})
+    return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs, "choose_by": "loss", "average_best": 1})
 
 
 def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:

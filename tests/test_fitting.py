@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from stages.lib import fitting, watching
 from stages.lib.checkpoints import mark_complete, step_of
+from stages.lib.families import causal
 from stages.lib.fitting import Curve, Diverged, fit
-from stages.lib.losses import pair_losses, summed_loss
+from stages.lib.losses import agreeing_loss, pair_losses, summed_loss
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.process import UserError
@@ -269,3 +270,62 @@ def test_a_pair_longer_than_the_context_is_refused_before_training(data: Pairs, 
     network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURE | {"n_positions": 16})
     with pytest.raises(UserError, match="more than the model has positions for"):
         fit(network, data, data, tiny.settings(), tiny.machine(), tmp_path / "fit", title="test")
+
+
+def test_a_score_chooses_in_place_of_the_loss(data: Pairs, tmp_path: Path) -> None:
+    scores = [3.0, 9.0, 9.0, 1.0]
+    given = iter(scores)
+    network = tiny.model(tiny.tokenizer())
+    settings = tiny.settings(choose_by="bleu")
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", lambda _: next(given))
+    assert curve.scores == list(zip([3, 6, 9, 12], scores, strict=True))
+    assert curve.best() == (6, 9.0)
+    saved = load_file(tmp_path / "fit/checkpoint-6/model.safetensors")
+    assert all(torch.equal(weights, network.state_dict()[name]) for name, weights in saved.items())
+
+
+def test_patience_counts_by_the_score_too(data: Pairs, tmp_path: Path) -> None:
+    given = iter([3.0, 2.0, 2.0, 9.0])
+    settings = tiny.settings(choose_by="bleu", early_stopping_patience=2)
+    network = tiny.model(tiny.tokenizer())
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", lambda _: next(given))
+    assert curve.scores == [(3, 3.0), (6, 2.0), (9, 2.0)]
+
+
+@pytest.mark.parametrize("is_better", [True, False])
+def test_the_mean_of_the_best_is_kept_where_it_is_better(data: Pairs, tmp_path: Path, is_better: bool) -> None:
+    given = iter([3.0, 9.0, 8.0, 1.0, 10.0 if is_better else 9.0])
+    settings = tiny.settings(choose_by="bleu", average_best=2)
+    network = tiny.model(tiny.tokenizer())
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", lambda _: next(given))
+    assert curve.averaged == ((2, 10.0) if is_better else None)
+    best, second = (load_file(tmp_path / f"fit/checkpoint-{step}/model.safetensors") for step in (6, 9))
+    for name, weights in best.items():
+        kept = (weights + second[name]) / 2 if is_better else weights
+        assert torch.allclose(network.state_dict()[name], kept, atol=1e-7)
+
+
+def test_r_drop_is_the_plain_loss_without_dropout_and_asks_for_agreement_with_it(data: Pairs, tmp_path: Path) -> None:
+    quiet, noisy = (tiny.model(tiny.tokenizer(), dropout=share).train() for share in (0.0, 0.3))
+    batch = causal.FAMILY.training_batch(list(data), 0)
+    plain = summed_loss(causal.FAMILY, quiet, batch, 0.0).item()
+    assert agreeing_loss(causal.FAMILY, quiet, batch, 0.0, 5.0).item() == pytest.approx(plain, rel=1e-5)
+    losses = []
+    for weight in (0.0, 2.0):
+        torch.manual_seed(1)
+        losses.append(agreeing_loss(causal.FAMILY, noisy, batch, 0.0, weight).item())
+    assert losses[1] - losses[0] == pytest.approx(2.0 * divergences(noisy, batch) / 4, rel=1e-3)
+    _, curve = trained(data, tmp_path / "fit", tiny.settings(r_drop=1.0, epochs=12))
+    assert curve.validation[-1][1] < curve.validation[0][1] * 0.75
+
+
+def divergences(network: PreTrainedModel, batch: Any) -> float:
+    """KL one way and the other, summed over target tokens, of the two passes that the seed gives."""
+    torch.manual_seed(1)
+    twice = {name: torch.cat([rows, rows]) for name, rows in batch.items()}
+    chances = causal.FAMILY.target_logits(network, twice).softmax(-1).chunk(2)
+    there = batch["labels"] != -100
+    apart = 0.0
+    for one, other in (chances, chances[::-1]):
+        apart += float(((one * (one / other).log()).sum(-1) * there).sum())
+    return apart

@@ -117,7 +117,7 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["train", "predict", "evaluate"],
     ),
     "code of the scores": (
-        lambda folder: edit(folder, "100 \\* mean", "100.0 * mean", file="stages/lib/scores/overlap.py"),
+        lambda folder: edit(folder, "The signs of", "Signs of", file="stages/lib/scores/signs.py"),
         ["evaluate"],
     ),
     "a section that this stage does not use": (

@@ -14,8 +14,8 @@ from stages.evaluate import model_scores
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.predictions import Prediction
 from stages.lib.process import UserError
-from stages.lib.scores import text_scores
 from stages.lib.scores.overlap import sentence_chrf
+from stages.lib.scores.registry import text_scores
 from stages.lib.scores.score import Score
 from stages.lib.scores.signs import signs
 from tests.build import prediction, section

@@ -145,3 +145,14 @@ def test_noise_on_embeddings_changes_training_and_is_gone_afterwards(tmp_path: P
     ids = torch.tensor([[5, 6, 7]])
     embed = network.get_input_embeddings()
     assert torch.equal(embed(ids), embed(ids))
+
+
+def test_the_highest_layer_learns_first_and_what_is_below_all_of_them_last(tmp_path: Path) -> None:
+    """Three steps an epoch, one more layer after each; of two layers."""
+    learned = []
+    for steps in (2, 5, 8):
+        _, network, before = trained("gpt2", tmp_path / str(steps), epochs=steps / 3, freeze=Freeze(thaw_epochs=1.0))
+        learned.append({name.split(".")[2] if ".h." in name else name for name in changed(network, before)})
+    top = {"transformer.ln_f.weight", "transformer.ln_f.bias", "1"}
+    below = {"transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"}
+    assert learned == [top, {"0", *top}, {"0", *top, *below}]

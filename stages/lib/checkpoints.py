@@ -2,8 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
 
 from stages.lib.files import read_json, sha256_of, write_json
 
@@ -43,6 +46,15 @@ def keep_only(folder: Path, steps: Collection[int]) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if step_of(checkpoint) not in steps:
             shutil.rmtree(checkpoint)
+
+
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
+    """Name -> mean over the checkpoints, in float32; of adapters alone, where a checkpoint holds those."""
+    sums: dict[str, Tensor] = {}
+    for file in (file for checkpoint in checkpoints for file in sorted(checkpoint.glob("*.safetensors"))):
+        for name, weights in load_file(file).items():
+            sums[name] = sums.get(name, 0) + weights.float()
+    return {name: total / len(checkpoints) for name, total in sums.items()}
 
 
 def step_of(checkpoint: Path) -> int:

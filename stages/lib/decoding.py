@@ -50,9 +50,9 @@ def decode(
     sources: Sequence[list[int]],
     params: Predict,
     batch_size: int,
-    title: str,
+    title: str | None,
 ) -> list[Decoded]:
-    """One text for each source, in the order of the sources.
+    """One text for each source, in the order of the sources; a bar shows the progress where there is a title.
 
     Raises:
         UserError: a source leaves no room for `max_new_tokens` in the model's context.
@@ -72,7 +72,7 @@ def decode(
 
 
 def choose(
-    network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label], batch_size: int, title: str
+    network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label], batch_size: int, title: str | None
 ) -> list[Decoded]:
     """The likeliest label for each source, in the order of the sources: no other text can come out."""
     losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
@@ -85,12 +85,12 @@ def choose(
 
 
 def _by_length(
-    sources: Sequence[list[int]], work: Callable[[list[list[int]]], list[Decoded]], batch_size: int, title: str
+    sources: Sequence[list[int]], work: Callable[[list[list[int]]], list[Decoded]], batch_size: int, title: str | None
 ) -> list[Decoded]:
     decoded: dict[int, Decoded] = {}
     # the longest first: a batch that does not fit into memory shows at once
     order = sorted(range(len(sources)), key=lambda index: (-len(sources[index]), index))
-    with tqdm(total=len(sources), desc=title, unit=" texts") as bar:
+    with tqdm(total=len(sources), desc=title, unit=" texts", disable=title is None) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             decoded.update(zip(chosen, work([sources[index] for index in chosen]), strict=True))

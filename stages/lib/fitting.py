@@ -4,7 +4,7 @@ transformers' Trainer does the work; what is ours is the batches, the loss, when
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,26 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import ParallelMode
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from stages.lib.checkpoints import newest_complete
+from stages.lib.checkpoints import mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted
 from stages.lib.families import family_of
 from stages.lib.families.family import Batch
 from stages.lib.loading import BatchSampler, Collator, Load, Loader, batches_an_epoch
-from stages.lib.losses import losses_of, pair_losses, summed_loss
+from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.process import UserError, termination
+from stages.lib.trainable import Thaw, take
 from stages.lib.vocabulary import first_line
-from stages.lib.watching import Checkpoints, Patience, Progress, Validations
+from stages.lib.watching import Checkpoints, Patience, Progress, Validations, best_steps
+
+Judge = Callable[[PreTrainedModel], float]  # gives a score of what a network writes
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 100
@@ -41,12 +44,18 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses in nats a target token, by update step; training loss as optimised, label smoothing included."""
+    """By update step: losses in nats a target token (of training as optimised, label smoothing included), and the
+    scores of validation where `fit.choose_by` names one."""
 
     training: list[tuple[int, float]]
     validation: list[tuple[int, float]]
+    scores: list[tuple[int, float]]
+    averaged: tuple[int, float] | None  # so many validations whose mean was better than the best, and its loss or score
 
     def best(self) -> tuple[int, float]:
+        """Step of the best validation, and its loss, or its score where scores decide."""
+        if self.scores:
+            return max(self.scores, key=lambda point: point[1])
         return min(self.validation, key=lambda point: point[1])
 
 
@@ -58,10 +67,12 @@ def fit(
     machine: Machine,
     folder: Path,
     title: str,
+    judge: Judge | None = None,
 ) -> Curve:
-    """Trains `network` in place and leaves it with the weights of its best validation.
+    """Trains `network` in place and leaves it with the weights of its best validation, or the mean of several.
 
     Args:
+        judge: scores the network in place of the loss, as `fit.choose_by` asks.
         folder: for checkpoints; one that a killed run of the same work left is gone on from.
         title: of the progress bar.
 
@@ -76,7 +87,8 @@ def fit(
     check_reads_source(network, train)
     steps = update_steps(train, settings)
     arguments = _arguments(settings, steps, folder, machine)
-    trainer = _TargetTrainer(network, train, validation, settings, arguments, title)
+    _check_together(settings, arguments.world_size)
+    trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
     # transformers' own bar would break ours at every checkpoint, and its remarks on them mean nothing here
     disable_progress_bar()
     set_verbosity_error()
@@ -85,25 +97,47 @@ def fit(
     with termination() as asked_to_stop:
         callbacks: list[TrainerCallback] = [
             Validations(steps, settings.validations),
-            Checkpoints(trainer, machine.checkpoint_seconds, asked_to_stop),
+            Checkpoints(trainer, machine.checkpoint_seconds, settings.average_best, asked_to_stop),
             Progress(trainer, title),
         ]
         if settings.early_stopping_patience is not None:
             callbacks.append(Patience(settings.early_stopping_patience))
+        if settings.freeze.thaw_epochs:
+            callbacks.append(Thaw(network, settings.freeze.thaw_epochs))
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if asked_to_stop():
             print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
             raise SystemExit(128 + 15)
-    return _curve(trainer.state)
+    averaged = _averaged(trainer, folder, settings.average_best)
 
-
-def _curve(state: TrainerState) -> Curve:
     def points(name: str) -> list[tuple[int, float]]:
-        return [(int(entry["step"]), entry[name]) for entry in state.log_history if name in entry]
+        return [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
 
-    return Curve(training=points("loss"), validation=points("eval_loss"))
+    return Curve(points("loss"), points("eval_loss"), points("eval_score"), averaged)
+
+
+def _check_together(settings: Fit, processes: int) -> None:
+    if settings.freeze.thaw_epochs and processes > 1:
+        raise UserError("fit -> freeze -> thaw_epochs: only with one process, since all must know what learns")
+    if settings.average_best > 1 and settings.accelerate is not None:
+        raise UserError("fit -> average_best: not with accelerate, whose checkpoints may be in pieces")
+
+
+def _averaged(trainer: "_TargetTrainer", folder: Path, most: int) -> tuple[int, float] | None:
+    """Gives the network the mean weights of its best validations (Vaswani et al. 2017, section 6.1), where that is
+    better than the best of them alone."""
+    best = best_steps(trainer.state, most)
+    if len(best) < 2:
+        return None
+    take(trainer.network, mean_weights([folder / f"checkpoint-{step}" for step in best]))
+    sign = 1 if trainer.args.greater_is_better else -1
+    together = trainer.validation()
+    if sign * together > sign * float(trainer.state.best_metric or 0.0):
+        return len(best), together
+    take(trainer.network, mean_weights([folder / f"checkpoint-{best[0]}"]))
+    return None
 
 
 def update_steps(train: Pairs, settings: Fit) -> int:
@@ -132,8 +166,8 @@ def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> Tra
         save_strategy="steps",
         save_steps=never,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model="eval_loss" if settings.choose_by == "loss" else "eval_score",
+        greater_is_better=settings.choose_by != "loss",
         logging_steps=max(1, steps // _CURVE_POINTS),
         logging_nan_inf_filter=False,
         dataloader_num_workers=machine.loader_workers,
@@ -157,13 +191,14 @@ class _TargetTrainer(Trainer):
         validation: Pairs,
         settings: Fit,
         arguments: TrainingArguments,
+        judge: Judge | None,
         title: str,
     ) -> None:
         super().__init__(network, arguments, train_dataset=train, eval_dataset=validation)
         self.remove_callback(PrinterCallback)
         self._family = family_of(network)
-        self._network, self._train, self._validation, self._settings = network, train, validation, settings
-        self._title = title
+        self.network, self._train, self._validation, self._settings = network, train, validation, settings
+        self._judge, self._title = judge, title
         decayed = set(self.get_decay_parameter_names(network))  # what weight decay reaches, L1 does
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
@@ -172,7 +207,7 @@ class _TargetTrainer(Trainer):
         self.tokens = 0  # read by this process
 
     def get_train_dataloader(self) -> Loader:
-        pad_id, limit = int(self._network.config.pad_token_id), self._settings.micro_batch_tokens
+        pad_id, limit = int(self.network.config.pad_token_id), self._settings.micro_batch_tokens
         collator = Collator(self._family, pad_id, limit, self._train[0])
         return Loader(self._train, self._order, collator, self.args.dataloader_num_workers)
 
@@ -204,7 +239,7 @@ class _TargetTrainer(Trainer):
         for place, part in enumerate(parts):
             is_last = place == len(parts) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                loss = summed_loss(self._family, model, part, self._settings.label_smoothing)
+                loss = self._loss(model, part)
                 # the gradients of several processes are averaged, so each one's share is scaled up
                 loss = loss / targets * self.args.world_size
                 if self._settings.l1 and is_last:
@@ -213,6 +248,11 @@ class _TargetTrainer(Trainer):
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def _loss(self, model: nn.Module, part: Batch) -> Tensor:
+        if self._settings.r_drop:
+            return agreeing_loss(self._family, model, part, self._settings.label_smoothing, self._settings.r_drop)
+        return summed_loss(self._family, model, part, self._settings.label_smoothing)
 
     def _halve(self, model: nn.Module, parts: list[Batch]) -> None:
         """After memory has ended: smaller parts from now on, and none of the gradients so far."""
@@ -235,7 +275,7 @@ class _TargetTrainer(Trainer):
             return
         batch = self._order.at(self.state.global_step)
         to_blame = [self._train[index] for index in batch]
-        broken = [pair for pair in to_blame if not torch.isfinite(losses_of(self._network, [pair])[0]).all()]
+        broken = [pair for pair in to_blame if not torch.isfinite(losses_of(self.network, [pair])[0]).all()]
         where = f"{self._title}: the training loss is {loss.item()} at step {self.state.global_step + 1}"
         if 0 < len(broken) < len(to_blame):
             names = _some([pair.id for pair in broken])
@@ -247,21 +287,30 @@ class _TargetTrainer(Trainer):
         )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = {"eval_loss": self._validation_loss()}
+        if self._judge is not None:
+            metrics["eval_score"] = self._judge(self.network)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def validation(self) -> float:
+        """The score of the network as it is, or its loss where no score is asked for."""
+        return self._validation_loss() if self._judge is None else self._judge(self.network)
+
+    def _validation_loss(self) -> float:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
-        losses = pair_losses(self._network, self._validation, own, self._settings.batch_size)
+        losses = pair_losses(self.network, self._validation, own, self._settings.batch_size)
         sums = torch.zeros(2, dtype=torch.float64)
         for _, loss, tokens in losses:
             sums += torch.tensor([loss, tokens], dtype=torch.float64)
         total_loss, total_tokens = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
-        metrics = {"eval_loss": total_loss / total_tokens}
-        if not math.isfinite(metrics["eval_loss"]):
+        if not math.isfinite(total_loss):
             raise Diverged(
-                f"{self._title}: the validation loss is {metrics['eval_loss']} at step {self.state.global_step}; lower "
+                f"{self._title}: the validation loss is {total_loss} at step {self.state.global_step}; lower "
                 f"fit.learning_rate or fit.max_grad_norm"
             )
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return float(total_loss / total_tokens)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         try:

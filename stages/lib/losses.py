@@ -14,9 +14,26 @@ from stages.lib.pairs import Pair, Pairs
 
 def summed_loss(family: Family, network: nn.Module, batch: Batch, label_smoothing: float) -> Tensor:
     """Summed over the target tokens of a batch, for training (label smoothing: Szegedy et al. 2016)."""
-    logits = family.target_logits(network, batch).flatten(0, 1).float()
-    labels = batch["labels"].flatten()
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+    return _cross_entropy(family.target_logits(network, batch), batch["labels"], label_smoothing)
+
+
+def agreeing_loss(family: Family, network: nn.Module, batch: Batch, label_smoothing: float, weight: float) -> Tensor:
+    """The same of two passes under different dropout, and `weight` times how far apart they are: R-Drop (Liang et al.
+    2021, equation 4, halved, so that its scale is that of one pass)."""
+    twice = {name: torch.cat([rows, rows]) for name, rows in batch.items()}
+    logits = family.target_logits(network, twice)
+    loss = _cross_entropy(logits, twice["labels"], label_smoothing)
+    first, second = logits[twice["labels"] != IGNORED].float().log_softmax(-1).chunk(2)
+    apart = F.kl_div(first, second, reduction="sum", log_target=True)
+    apart = apart + F.kl_div(second, first, reduction="sum", log_target=True)
+    return loss / 2 + weight * apart / 4
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    flat = logits.flatten(0, 1).float()
+    return F.cross_entropy(
+        flat, labels.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 @torch.no_grad()

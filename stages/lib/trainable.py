@@ -1,12 +1,13 @@
 """What of a network learns: all of it, what freezing leaves, or small adapters beside frozen weights."""
 
 import re
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from stages.lib.params.fit import Adapters, Fit, Freeze
 from stages.lib.process import UserError
@@ -39,6 +40,35 @@ def merged(network: PreTrainedModel) -> PreTrainedModel:
     return whole
 
 
+def take(network: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Replaces what a checkpoint of the fit holds: all weights, or those of the adapters."""
+    if isinstance(network, PeftModel):
+        set_peft_model_state_dict(network, weights)
+    else:
+        network.load_state_dict(weights, strict=False)  # tied ones are saved once
+
+
+class Thaw(TrainerCallback):
+    """The highest layer learns first, then the one below it too, and last what is below all layers (gradual
+    unfreezing: Howard and Ruder 2018)."""
+
+    def __init__(self, network: PreTrainedModel, epochs: float) -> None:
+        self._epochs = epochs
+        layers = _layers(name for name, _ in network.named_parameters())
+        self._depth = max(layers.values(), default=-1) + 1
+        self._weights = {name: weights for name, weights in network.named_parameters() if weights.requires_grad}
+        # what stands behind all layers, such as a head, is above them; what stands elsewhere, below
+        last = max((at for at, name in enumerate(self._weights) if name in layers), default=-1)
+        self._layer = {
+            name: layers.get(name, self._depth if at > last else -1) for at, name in enumerate(self._weights)
+        }
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        open_layers = 1 + int((state.epoch or 0.0) / self._epochs)
+        for name, layer in self._layer.items():
+            self._weights[name].requires_grad_(layer >= self._depth - open_layers)
+
+
 def learned_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
@@ -55,7 +85,7 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
             )
         frozen.update(matching)
     if freeze.first_layers:
-        layers = {name: int(found[1]) for name in names if (found := _LAYER.search(f".{name}"))}
+        layers = _layers(names)
         there = max(layers.values(), default=-1) + 1
         if freeze.first_layers > there:
             lines.append(f"fit -> freeze -> first_layers: the model has {there}")
@@ -66,6 +96,11 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
         raise UserError(lines)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
+
+
+def _layers(names: Iterable[str]) -> dict[str, int]:
+    """Of each parameter that belongs to a layer, counted from the lowest."""
+    return {name: int(found[1]) for name in names if (found := _LAYER.search(f".{name}"))}
 
 
 def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:

@@ -10,7 +10,14 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from stages.lib.checkpoints import keep_only, mark_complete, step_of
+from stages.lib.checkpoints import keep_only, mark_complete
+
+
+def best_steps(state: TrainerState, most: int) -> list[int]:
+    """Of the validations so far, the best first; of equals, the earlier."""
+    points = [entry for entry in state.log_history if "eval_loss" in entry]
+    points.sort(key=lambda entry: -entry["eval_score"] if "eval_score" in entry else entry["eval_loss"])
+    return [int(entry["step"]) for entry in points[:most]]
 
 
 class Validations(TrainerCallback):
@@ -32,8 +39,8 @@ class Patience(TrainerCallback):
         self._validations = validations
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-        if len(losses) - 1 - losses.index(min(losses)) >= self._validations:
+        steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+        if len(steps) - 1 - steps.index(best_steps(state, 1)[0]) >= self._validations:
             control.should_training_stop = True
         return control
 
@@ -42,8 +49,8 @@ class Checkpoints(TrainerCallback, ExportableState):
     """Saves every so many seconds, and at once where the fit is asked to stop. Older checkpoints go when a newer one
     is whole, but for the best."""
 
-    def __init__(self, trainer: Any, seconds: float, asked_to_stop: Callable[[], bool]) -> None:
-        self._trainer, self._seconds, self._asked_to_stop = trainer, seconds, asked_to_stop
+    def __init__(self, trainer: Any, seconds: float, best: int, asked_to_stop: Callable[[], bool]) -> None:
+        self._trainer, self._seconds, self._best, self._asked_to_stop = trainer, seconds, best, asked_to_stop
         self._saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -81,8 +88,7 @@ class Checkpoints(TrainerCallback, ExportableState):
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir))
             mark_complete(folder / f"checkpoint-{state.global_step}")
-            best = {step_of(Path(state.best_model_checkpoint))} if state.best_model_checkpoint else set()
-            keep_only(folder, {state.global_step, *best})
+            keep_only(folder, {state.global_step, *best_steps(state, self._best)})
         self._saved_at = time.monotonic()
 
 
@@ -107,7 +113,7 @@ class Progress(TrainerCallback):
         self._bar.update(state.global_step - self._bar.n)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for name, label in (("loss", "train"), ("eval_loss", "validation")):
+        for name, label in (("loss", "train"), ("eval_loss", "validation"), ("eval_score", "score")):
             if (value := kwargs["logs"].get(name)) is not None:
                 self._shown[label] = f"{value:.3f}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.lib.examples import Example, read_examples
 from stages.lib.params import read_section
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.scores import text_scores
+from stages.lib.scores.registry import text_scores
 from tests.build import prediction
 
 Facts = dict[str, str]

@@ -17,6 +17,7 @@ class Freeze(Section):
     embeddings: bool = False
     first_layers: Annotated[int, Field(ge=0)] = 0
     names: list[str] = Field(default_factory=list)
+    thaw_epochs: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Adapters(Section):
@@ -42,9 +43,13 @@ class Fit(Section):
     dropout: Fraction | None
     l1: Annotated[float, Field(ge=0)]
     neftune_alpha: Annotated[float, Field(ge=0)]
+    r_drop: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     precision: Literal["float32", "bfloat16", "auto"]
     validations: Count
+    choose_by: Literal["loss", "bleu", "chrf", "exact_match", "token_f1", "accuracy"]
+    choose_examples: Count
+    average_best: Count
     early_stopping_patience: Count | None
     freeze: Freeze
     adapters: Adapters | None

@@ -7,6 +7,9 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from stages.lib.params import Section, suggestion
 from stages.lib.params.fit import Fit
 
+# settings of `fit` that concern the stage `train` alone
+UNHEEDED = ("epochs", "processes", "accelerate", "choose_by", "choose_examples", "average_best")
+
 
 class Dimension(Section):
     """One searched setting: `low` to `high` (on a logarithmic scale if `log`), or one of `choices`."""
@@ -44,8 +47,10 @@ class TuneHyperparameters(Section):
         for name, dimension in search.items():
             if name not in Fit.model_fields:
                 raise ValueError(f"{name}: no such parameter of fit{suggestion(name, Fit.model_fields)}")
-            if name in ("freeze", "adapters", "processes", "accelerate"):
-                raise ValueError(f"{name}: can't be searched")
+            if name in UNHEEDED:
+                raise ValueError(f"{name}: trials don't heed it")
+            if name in ("freeze", "adapters"):
+                raise ValueError(f"{name}: only settings of one value can be searched")
             form: Any = Annotated[Fit.model_fields[name].annotation, Fit.model_fields[name]]
             allowed = TypeAdapter[Any](form)
             for value in dimension.ends():

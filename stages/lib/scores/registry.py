@@ -1,0 +1,37 @@
+"""Scores of predicted texts, 0 to 100 unless said otherwise: by the metrics that the scenario names."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from stages.lib.params.evaluate import Evaluate, Metric
+from stages.lib.predictions import Prediction
+from stages.lib.scores.answers import answer_overlap, exact_match, token_f1
+from stages.lib.scores.gleu import gleu
+from stages.lib.scores.labels import accuracy, macro_f1
+from stages.lib.scores.meaning import meaning
+from stages.lib.scores.overlap import bleu, chrf, rouge, ter
+from stages.lib.scores.score import Score
+
+_METRICS: Mapping[Metric, Callable[[Sequence[Prediction], Evaluate], dict[str, Score]]] = {
+    "bleu": bleu,
+    "chrf": chrf,
+    "ter": ter,
+    "rouge": rouge,
+    "gleu": gleu,
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "answer_overlap": answer_overlap,
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+}
+
+
+def text_scores(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    """Name -> score, in the order of `params.metrics`, and likeness of meaning last where an encoder is named.
+
+    Raises:
+        UserError: the sentence encoder can't be loaded.
+    """
+    scores: dict[str, Score] = {}
+    for metric in params.metrics:
+        scores |= _METRICS[metric](predictions, params)
+    return scores | meaning(predictions, params)
