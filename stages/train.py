@@ -9,12 +9,11 @@ Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from stages.lib.distributed import is_first, share
 from stages.lib.files import read_json, write_json
-from stages.lib.fitting import Curve, fit, update_steps
+from stages.lib.fitting import Curve, estimate, fit, update_steps
 from stages.lib.judging import judge_of
 from stages.lib.models import base_model, parameter_count
 from stages.lib.pairs import Pairs, read_labels
@@ -46,7 +45,7 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     labels = read_labels(source / "labels.json")
     base = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, settings.seed)
     learner = student(base, settings)
-    print(f"train: {_plan(learner, train, settings)}")
+    print(f"train: {_plan(learner, train, validation, settings)}", flush=True)
     judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
     curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
     if not is_first():
@@ -67,17 +66,26 @@ def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
     return Fit.model_validate({**fit_.model_dump(), **tuned})
 
 
-def _plan(learner: nn.Module, train: Pairs, settings: Fit) -> str:
+def _plan(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> str:
     every, learned = parameter_count(learner), learned_count(learner)
+    seconds, memory = estimate(learner, train, validation, settings)
     frozen = f" ({every - learned:,} frozen)" if learned < every else ""
     return (
         f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
-        f"{update_steps(train, settings):,} updates of {_size(settings)}"
+        f"{update_steps(train, settings):,} updates of {_size(settings)}; about {_duration(seconds)} and "
+        f"{memory / 2**30:.1f} GiB of memory"
     )
 
 
 def _size(settings: Fit) -> str:
     return f"{settings.batch_size} pairs" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds > 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, Any]:

@@ -47,7 +47,8 @@ class Trial:
 
 def main() -> None:
     with scratch("tune-hyperparameters") as folder:
-        sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), read_section(Machine)
+        unreported = read_section(Machine).model_copy(update={"report_to": []})  # the fit that counts is train's
+        sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), unreported
         run(*sections, source=SOURCE, target=TARGET, folder=folder)
 
 

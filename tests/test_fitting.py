@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from stages.lib import fitting, watching
 from stages.lib.checkpoints import mark_complete, step_of
 from stages.lib.families import causal
-from stages.lib.fitting import Curve, Diverged, fit
+from stages.lib.fitting import Curve, Diverged, estimate, fit
 from stages.lib.losses import agreeing_loss, pair_losses, summed_loss
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
@@ -327,5 +327,44 @@ def divergences(network: PreTrainedModel, batch: Any) -> float:
     there = batch["labels"] != -100
     apart = 0.0
     for one, other in (chances, chances[::-1]):
-        apart += float(((one * (one / other).log()).sum(-1) * there).sum())
+        apart += ((one * (one / other).log()).sum(-1) * there).sum().item()
     return apart
+
+
+def test_a_tracker_follows_the_fit_and_leaves_the_pipeline_as_it_is(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, _ = trained(data, tmp_path / "plain", tiny.settings())
+    followed, curve = trained(data, tmp_path / "followed", tiny.settings(), report_to=["dvclive"])
+    losses = (tmp_path / "reports/dvclive/plots/metrics/eval/loss.tsv").read_text().splitlines()[1:]
+    assert [float(line.split("\t")[1]) for line in losses] == [pytest.approx(loss) for _, loss in curve.validation]
+    assert (tmp_path / "reports/dvclive/report.html").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs", "plain", "followed", "reports"}
+    assert weights(plain) == weights(followed)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "line"),
+    [
+        ("wandbb", "machine -> report_to: no tracker `wandbb`; did you mean wandb?"),
+        ("wandb", r"machine -> report_to: wandb is not installed here \(pip install wandb\)"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_told_before_training(
+    data: Pairs, tmp_path: Path, tracker: str, line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        trained(data, tmp_path / "fit", tiny.settings(), report_to=[tracker])
+
+
+@pytest.mark.parametrize("parts", [None, 40])
+def test_what_a_fit_will_cost_is_told_without_changing_it(data: Pairs, tmp_path: Path, parts: int | None) -> None:
+    settings = tiny.settings(micro_batch_tokens=parts)
+    expected, _ = trained(data, tmp_path / "fit", settings)
+    network = tiny.model(tiny.tokenizer(), seed=settings.seed, dropout=settings.dropout)
+    seconds, memory = estimate(network, data, data, settings)
+    assert 0 < seconds < 60
+    assert 2**27 < memory < 2**33
+    fit(network, data, data, settings, tiny.machine(), tmp_path / "again", title="test")
+    assert weights(network) == weights(expected)

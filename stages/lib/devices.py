@@ -1,5 +1,8 @@
 """What this machine computes with."""
 
+import resource
+import sys
+
 import torch
 
 from stages.lib.process import UserError
@@ -17,6 +20,14 @@ def bfloat16_wanted(precision: str) -> bool:
             "set float32, or auto, which takes what the machine has"
         )
     return precision != "float32" and _has_bfloat16()
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _has_bfloat16() -> bool:

@@ -4,6 +4,7 @@ transformers' Trainer does the work; what is ours is the batches, the loss, when
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from transformers.training_args import ParallelMode
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from stages.lib.checkpoints import mean_weights, newest_complete
-from stages.lib.devices import bfloat16_wanted
+from stages.lib.devices import bfloat16_wanted, peak_memory
 from stages.lib.families import family_of
-from stages.lib.families.family import Batch
+from stages.lib.families.family import Batch, on_device
 from stages.lib.loading import BatchSampler, Collator, Load, Loader, batches_an_epoch
 from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
@@ -28,6 +29,7 @@ from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.process import UserError, termination
+from stages.lib.reports import check_reports, reporters
 from stages.lib.trainable import Thaw, take
 from stages.lib.vocabulary import first_line
 from stages.lib.watching import Checkpoints, Patience, Progress, Validations, best_steps
@@ -85,8 +87,9 @@ def fit(
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
+    check_reports(machine.report_to)
     steps = update_steps(train, settings)
-    arguments = _arguments(settings, steps, folder, machine)
+    arguments = _arguments(settings, steps, folder, machine, title)
     _check_together(settings, arguments.world_size)
     trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
     # transformers' own bar would break ours at every checkpoint, and its remarks on them mean nothing here
@@ -104,7 +107,7 @@ def fit(
             callbacks.append(Patience(settings.early_stopping_patience))
         if settings.freeze.thaw_epochs:
             callbacks.append(Thaw(network, settings.freeze.thaw_epochs))
-        for callback in callbacks:
+        for callback in (*callbacks, *reporters(machine.report_to)):
             trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if asked_to_stop():
@@ -123,6 +126,27 @@ def _check_together(settings: Fit, processes: int) -> None:
         raise UserError("fit -> freeze -> thaw_epochs: only with one process, since all must know what learns")
     if settings.average_best > 1 and settings.accelerate is not None:
         raise UserError("fit -> average_best: not with accelerate, whose checkpoints may be in pieces")
+
+
+def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> tuple[float, int]:
+    """Seconds that a fit takes, and bytes of memory at its peak: by computing its longest batch once, then a usual one
+    with a watch. What chance draws afterwards is what it would have drawn."""
+    family, device = family_of(network), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()  # type: ignore[arg-type]
+    collator = Collator(family, int(network.config.pad_token_id), settings.micro_batch_tokens, train[0])
+    lengths = train.lengths()
+    batches = sorted(BatchSampler(lengths, settings).batches(0), key=lambda batch: int(lengths[batch].sum()))
+    with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
+        for batch in (batches[-1], batches[len(batches) // 2]):
+            begun = time.monotonic()
+            for part in collator([train[index] for index in batch])["parts"]:
+                summed_loss(family, network, on_device(part, network), settings.label_smoothing).backward()
+            network.zero_grad()
+    seconds = (time.monotonic() - begun) * update_steps(train, settings)
+    # without gradients a pass takes a third
+    seconds += seconds / settings.epochs / 3 * settings.validations * int(validation.lengths().sum()) / lengths.sum()
+    moments = 8 * sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
+    return seconds / settings.processes, peak_memory() + moments
 
 
 def _averaged(trainer: "_TargetTrainer", folder: Path, most: int) -> tuple[int, float] | None:
@@ -144,7 +168,7 @@ def update_steps(train: Pairs, settings: Fit) -> int:
     return max(1, math.ceil(batches_an_epoch(train.lengths(), settings) * settings.epochs))
 
 
-def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> TrainingArguments:
+def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine, title: str) -> TrainingArguments:
     never = steps + 1  # `Validations` and `Checkpoints` choose the steps; Trainer wants a period all the same
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -172,7 +196,8 @@ def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine) -> Tra
         logging_nan_inf_filter=False,
         dataloader_num_workers=machine.loader_workers,
         disable_tqdm=True,
-        report_to="none",
+        report_to=[name for name in machine.report_to if name != "dvclive"],
+        run_name=title,
     )
     if arguments.parallel_mode is ParallelMode.NOT_DISTRIBUTED:  # several GPUs need several processes
         arguments._n_gpu = 1

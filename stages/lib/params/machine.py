@@ -13,3 +13,4 @@ class Machine(Section):
     loader_workers: Annotated[int, Field(ge=0)]
     checkpoint_seconds: Annotated[float, Field(gt=0)]
     gradient_checkpointing: bool
+    report_to: list[str]
