@@ -22,6 +22,7 @@ from stages.lib.checkpoints import mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted, peak_memory
 from stages.lib.families import family_of
 from stages.lib.families.family import Batch, on_device
+from stages.lib.kernels import fuse
 from stages.lib.loading import BatchSampler, Collator, Load, Loader, batches_an_epoch
 from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
@@ -87,6 +88,7 @@ def fit(
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
+    fuse(network)
     check_reports(machine.report_to)
     steps = update_steps(train, settings)
     arguments = _arguments(settings, steps, folder, machine, title)

@@ -16,17 +16,15 @@ REPORTS = Path("reports")  # in the checkout, ignored by git and DVC: nothing is
 def check_reports(names: Sequence[str]) -> None:
     """Raises UserError where there is no such tracker, or it is not installed."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(REPORTS / "tensorboard"))
-    lines = []
+    place, lines = "params.yaml: machine -> report_to", []
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
-            lines.append(
-                f"params.yaml: machine -> report_to: no tracker `{name}`{suggestion(name, INTEGRATION_TO_CALLBACK)}"
-            )
+            lines.append(f"{place}: no tracker `{name}`{suggestion(name, INTEGRATION_TO_CALLBACK)}")
             continue
         try:
             INTEGRATION_TO_CALLBACK[name]()
         except (RuntimeError, ImportError):
-            lines.append(f"params.yaml: machine -> report_to: {name} is not installed here (pip install {name})")
+            lines.append(f"{place}: {name} is not installed here (pip install {name})")
     if lines:
         raise UserError(lines)
 
