@@ -10,14 +10,15 @@ from stages.lib.loading import BatchSampler, Collator, batches_an_epoch, cut
 from stages.lib.pairs import Pair
 from tests import tiny
 
-LENGTHS = np.random.default_rng(1).integers(5, 60, 1003)
+SOURCES, TARGETS = np.random.default_rng(1).integers(5, 60, (2, 1003))
+LENGTHS = SOURCES + TARGETS
 
 
 def batches(epoch: int = 0, **settings: Any) -> list[list[int]]:
-    return [batch.tolist() for batch in BatchSampler(LENGTHS, tiny.settings(**settings)).batches(epoch)]
+    return [batch.tolist() for batch in BatchSampler(SOURCES, TARGETS, tiny.settings(**settings)).batches(epoch)]
 
 
-@pytest.mark.parametrize("size", [{"batch_size": 10}, {"batch_tokens": 320}])
+@pytest.mark.parametrize("size", [{"batch_size": 10}, {"batch_tokens": 640}])
 def test_batches_hold_pairs_of_like_length_in_a_new_order_every_epoch(size: dict[str, int]) -> None:
     first, second = batches(0, **size), batches(1, **size)
     assert first != second
@@ -25,27 +26,29 @@ def test_batches_hold_pairs_of_like_length_in_a_new_order_every_epoch(size: dict
     for epoch in (first, second):
         assert sorted(index for batch in epoch for index in batch) == list(range(len(LENGTHS)))
         assert len(epoch) == batches_an_epoch(LENGTHS, tiny.settings(**size))
-    assert np.mean([np.ptp(LENGTHS[batch]) for batch in first]) < 5
+    padded = sum(len(batch) * (SOURCES[batch].max() + TARGETS[batch].max()) for batch in first)
+    assert padded < 1.25 * LENGTHS.sum()  # 1.7 in an order by chance
 
 
 def test_batches_of_so_many_tokens_have_them_whatever_the_length_of_their_pairs() -> None:
-    tokens = [LENGTHS[batch].sum() for batch in batches(batch_tokens=320)]
-    assert max(tokens) < 320 + 60
-    assert min(tokens) > 320 - 60
+    tokens = [LENGTHS[batch].sum() for batch in batches(batch_tokens=640)]
+    assert max(tokens) < 640 + 120
+    assert min(tokens) > 640 - 120
 
 
 def test_a_pair_longer_than_the_budget_has_a_batch_of_its_own() -> None:
-    assert [batch.tolist() for batch in BatchSampler(np.array([900]), tiny.settings(batch_tokens=10)).batches(0)] == [
-        [0]
-    ]
+    assert [
+        batch.tolist()
+        for batch in BatchSampler(np.array([900]), np.array([9]), tiny.settings(batch_tokens=10)).batches(0)
+    ] == [[0]]
 
 
 def test_processes_share_every_batch_and_one_that_gets_nothing_takes_part() -> None:
-    own = [list(BatchSampler(LENGTHS, tiny.settings(batch_size=17), rank, 2)) for rank in (0, 1)]
+    own = [list(BatchSampler(SOURCES, TARGETS, tiny.settings(batch_size=17), rank, 2)) for rank in (0, 1)]
     for whole, first, second in zip(batches(batch_size=17), *own, strict=True):
         assert sorted(first + second) == sorted(whole)
-        assert abs(LENGTHS[first].sum() - LENGTHS[second].sum()) < 60
-    lonely = list(BatchSampler(np.array([3]), tiny.settings(), 1, 2))
+        assert abs(TARGETS[first].sum() - TARGETS[second].sum()) < 60
+    lonely = list(BatchSampler(np.array([3]), np.array([3]), tiny.settings(), 1, 2))
     assert lonely == [[]]
     load = Collator(causal.FAMILY, 0, None, Pair("", [1, 2], [3], [], 1))([])
     assert load["targets"] == 0
@@ -53,7 +56,7 @@ def test_processes_share_every_batch_and_one_that_gets_nothing_takes_part() -> N
 
 
 def test_the_batch_of_a_step_can_be_named_afterwards() -> None:
-    sampler = BatchSampler(LENGTHS, tiny.settings(batch_size=10))
+    sampler = BatchSampler(SOURCES, TARGETS, tiny.settings(batch_size=10))
     assert sampler.at(3) == batches(0, batch_size=10)[3]
     assert sampler.at(101 + 4) == batches(1, batch_size=10)[4]
 

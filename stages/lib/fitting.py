@@ -137,7 +137,8 @@ def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings
     network.to(device).train()  # type: ignore[arg-type]
     collator = Collator(family, int(network.config.pad_token_id), settings.micro_batch_tokens, train[0])
     lengths = train.lengths()
-    batches = sorted(BatchSampler(lengths, settings).batches(0), key=lambda batch: int(lengths[batch].sum()))
+    order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
+    batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
     with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = time.monotonic()
@@ -229,7 +230,7 @@ class _TargetTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(network))  # what weight decay reaches, L1 does
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
-        self._order = BatchSampler(train.lengths(), settings, rank, world)
+        self._order = BatchSampler(train.source_lengths(), train.target_lengths(), settings, rank, world)
         self._halvings = 0  # of every part, since memory ended
         self.tokens = 0  # read by this process
 

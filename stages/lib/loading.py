@@ -12,7 +12,8 @@ from stages.lib.families.family import IGNORED, Batch, Family
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.fit import Fit
 
-_POOL = 50  # batches whose pairs are sorted by length together: enough for little padding, few enough for chance
+_POOL = 49  # batches whose pairs are sorted together: enough for little padding, few enough for chance
+_GROUP = 7  # batches, of the pool sorted by source, that are sorted by target: the root, for most alike
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -31,9 +32,10 @@ class BatchSampler(Sampler[list[int]]):
     every world-th pair, as long as those of the others.
     """
 
-    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world: int = 1) -> None:
-        self._lengths, self._settings, self._rank, self._world, self._epoch = lengths, settings, rank, world, 0
-        self._count = batches_an_epoch(lengths, settings)
+    def __init__(self, sources: Indices, targets: Indices, settings: Fit, rank: int = 0, world: int = 1) -> None:
+        self._sources, self._targets, self._settings = sources, targets, settings
+        self._rank, self._world, self._epoch = rank, world, 0
+        self._count = batches_an_epoch(sources + targets, settings)
 
     def __len__(self) -> int:
         return self._count
@@ -51,11 +53,14 @@ class BatchSampler(Sampler[list[int]]):
 
     def batches(self, epoch: int) -> list[Indices]:
         random = np.random.default_rng((self._settings.seed, epoch))
-        order = random.permutation(len(self._lengths))
-        pool = _POOL * math.ceil(len(order) / self._count)
-        for start in range(0, len(order), pool):
-            pooled = order[start : start + pool]
-            order[start : start + pool] = pooled[np.argsort(self._lengths[pooled], kind="stable")]
+        order = random.permutation(len(self._sources))
+        batch = math.ceil(len(order) / self._count)
+        for start in range(0, len(order), _POOL * batch):
+            pool = order[start : start + _POOL * batch]
+            pool[:] = pool[np.argsort(self._sources[pool], kind="stable")]
+            # alike in both lengths, since sources and targets are padded apart
+            for group in np.split(pool, range(_GROUP * batch, len(pool), _GROUP * batch)):
+                group[:] = group[np.argsort(self._targets[group], kind="stable")]
         batches = np.split(order, self._borders(order))
         return [batches[place] for place in random.permutation(len(batches))]
 
@@ -63,9 +68,9 @@ class BatchSampler(Sampler[list[int]]):
         if self._settings.batch_tokens is None:
             return np.arange(self._settings.batch_size, len(order), self._settings.batch_size)
         # where the tokens so far pass the next of equal shares: the same number of batches whatever the order
-        before = np.cumsum(self._lengths[order]) - self._lengths[order]
-        shares = np.arange(1, self._count) * (int(self._lengths.sum()) / self._count)
-        return np.searchsorted(before, shares)
+        lengths = self._sources[order] + self._targets[order]
+        shares = np.arange(1, self._count) * (int(lengths.sum()) / self._count)
+        return np.searchsorted(np.cumsum(lengths) - lengths, shares)
 
 
 def batches_an_epoch(lengths: Indices, settings: Fit) -> int:
