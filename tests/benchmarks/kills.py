@@ -1,6 +1,6 @@
-"""Kills the sample's train stage with SIGKILL at random moments, again and again. Run: `python -m tests.benchmarks.kills
-[KILLS]`. Claims: every time it goes on from its newest checkpoint, and the model in the end is, byte for byte, that of a
-run that nobody killed."""
+"""Kills the sample's train stage with SIGKILL at random moments, again and again. Run: `python -m
+tests.benchmarks.kills [KILLS]`. Claims: every time it goes on from its newest checkpoint, and the model in the end is,
+byte for byte, that of a run that nobody killed."""
 
 import os
 import random
