@@ -1,5 +1,6 @@
 """State of unfinished work: whose it is, and when it is not to be used."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_other_inputs_never_find_the_state(project: Path, file: str, content: st
     before = state()
     (project / file).write_text(content)
     assert state() != before
+
+
+def test_a_state_that_nobody_came_back_to_is_removed_in_time(project: Path) -> None:
+    old, new = state(), project / ".scratch/train/new"
+    new.mkdir()
+    (old / "checkpoint").write_text("weights")
+    for path in (old, *old.iterdir()):
+        os.utime(path, (1e9, 1e9))
+    (project / "code.py").write_text("print()")
+    state()
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_what_the_stage_does_not_depend_on_keeps_the_state(project: Path) -> None:

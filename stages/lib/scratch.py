@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from stages.lib.distributed import is_worker
 from stages.lib.files import sha256_of
 from stages.lib.process import UserError
 
+_KEPT_SECONDS = 30 * 24 * 3600
 _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "optuna")
 
 
@@ -37,6 +39,7 @@ def scratch(stage: str) -> Iterator[Path]:
     if is_worker():  # the process that started it holds the folder
         yield folder
         return
+    _forget(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
         try:
@@ -49,6 +52,13 @@ def scratch(stage: str) -> Iterator[Path]:
         lock.flush()
         yield folder
         shutil.rmtree(folder)
+
+
+def _forget(states: Path) -> None:
+    """Removes states that nobody has gone on from for a month: of parameters tried and dropped, most likely."""
+    for state in states.glob("*"):
+        if time.time() - max(path.stat().st_mtime for path in (state, *state.iterdir())) > _KEPT_SECONDS:
+            shutil.rmtree(state)
 
 
 def _fingerprint(stage: str) -> str:
