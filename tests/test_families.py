@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.decoding import Decoded, decode
-from stages.lib.families import family_for, family_of, family_of_saved, kind_of
+from stages.lib.families import causal, family_for, family_of, family_of_saved, kind_of
 from stages.lib.fitting import fit
 from stages.lib.losses import pair_losses, summed_loss
 from stages.lib.models import base_model, check_reads_source
@@ -254,3 +254,36 @@ def test_a_model_that_does_not_read_its_source_is_refused_before_training(name: 
             network.get_parameter("transformer.wpe.weight").zero_()
     with pytest.raises(UserError, match="does not depend on its input"):
         check_reads_source(network, Pairs(tmp_path / "pairs"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_pairs_end_to_end_have_the_losses_and_gradients_of_pairs_apart(name: str, tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    network = tiny.model(tokens, architecture=tiny.ARCHITECTURES[name][0], dropout=0.0)
+    pairs = [*tiny.pairs(tokens, tmp_path), Pair("talk", [5, 6], [7, 8, 9, 10], [1, 2], 0)]
+    results = []
+    for make in (causal.FAMILY.training_batch, causal.FAMILY.flat_batch):
+        network.zero_grad(set_to_none=True)
+        loss = summed_loss(causal.FAMILY, network, make(pairs, 0), 0.1)
+        loss.backward()
+        results.append((loss.item(), [weights.grad for weights in network.parameters()]))
+    (apart, gradients), (together, same) = results
+    assert together == pytest.approx(apart, rel=1e-5)
+    for one, other in zip(gradients, same, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("bloom", "BloomForCausalLM does not keep the pairs of a row apart"), ("t5", "only for causal models")],
+)
+def test_pairs_are_not_put_end_to_end_where_that_changes_what_is_learned(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    architecture, kind = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(kind)
+    network, data = tiny.model(tokens, architecture=architecture), tiny.pairs(tokens, tmp_path / "pairs")
+    with pytest.raises(UserError, match=f"fit -> padding_free: .*{reason}"):
+        fit(network, data, data, tiny.settings(padding_free=True), tiny.machine(), tmp_path / "fit", title="test")

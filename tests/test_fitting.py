@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import resource
+import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_parts_of_a_batch_save_memory_and_change_nothing_else(data: Pairs, tmp_p
     _, parts = trained(data, tmp_path / "parts", tiny.settings(**common, micro_batch_tokens=60))
     assert [loss for _, loss in parts.training] == pytest.approx([loss for _, loss in whole.training], rel=1e-4)
     assert [loss for _, loss in parts.validation] == pytest.approx([loss for _, loss in whole.validation], rel=1e-4)
+
+
+def test_a_fit_without_pads_learns_the_same(data: Pairs, tmp_path: Path) -> None:
+    common = {"dropout": 0.0, "epochs": 2}
+    _, padded = trained(data, tmp_path / "padded", tiny.settings(**common))
+    _, flat = trained(data, tmp_path / "flat", tiny.settings(**common, padding_free=True, micro_batch_tokens=60))
+    assert [loss for _, loss in flat.training] == pytest.approx([loss for _, loss in padded.training], rel=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_fit_learns_the_same(data: Pairs, tmp_path: Path) -> None:
+    common = {"dropout": 0.0, "epochs": 1}
+    _, plain = trained(data, tmp_path / "plain", tiny.settings(**common))
+    network, compiled = trained(data, tmp_path / "compiled", tiny.settings(**common, compile=True))
+    assert [loss for _, loss in compiled.training] == pytest.approx([loss for _, loss in plain.training], rel=1e-4)
+    assert not any("_orig_mod" in name for name in network.state_dict())
 
 
 def test_when_memory_ends_parts_are_halved_and_the_batch_stays(

@@ -50,7 +50,7 @@ def test_processes_share_every_batch_and_one_that_gets_nothing_takes_part() -> N
         assert abs(TARGETS[first].sum() - TARGETS[second].sum()) < 60
     lonely = list(BatchSampler(np.array([3]), np.array([3]), tiny.settings(), 1, 2))
     assert lonely == [[]]
-    load = Collator(causal.FAMILY, 0, None, Pair("", [1, 2], [3], [], 1))([])
+    load = Collator(causal.FAMILY.training_batch, 0, None, Pair("", [1, 2], [3], [], 1))([])
     assert load["targets"] == 0
     assert load["parts"][0]["labels"].tolist() == [[-100]]
 
@@ -80,5 +80,5 @@ def test_parts_hold_no_more_tokens_than_they_may_but_always_a_pair(
 
 def test_tokens_and_targets_of_a_load_are_counted_without_pads() -> None:
     pairs = [Pair("", [1], [2, 3], [0], 1), Pair("", [1, 1, 1], [2], [], 1)]
-    load = Collator(causal.FAMILY, 0, None, pairs[0])(pairs)
+    load = Collator(causal.FAMILY.training_batch, 0, None, pairs[0])(pairs)
     assert (load["tokens"], load["targets"]) == (7, 2)

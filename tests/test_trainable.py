@@ -9,6 +9,7 @@ import torch
 from stages.lib.decoding import decode
 from stages.lib.families import family_of
 from stages.lib.fitting import fit
+from stages.lib.losses import losses_of
 from stages.lib.params.fit import Adapters, Freeze
 from stages.lib.params.predict import Predict
 from stages.lib.process import UserError
@@ -156,3 +157,13 @@ def test_the_highest_layer_learns_first_and_what_is_below_all_of_them_last(tmp_p
     top = {"transformer.ln_f.weight", "transformer.ln_f.bias", "1"}
     below = {"transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"}
     assert learned == [top, {"0", *top}, {"0", *top, *below}]
+
+
+def test_adapters_change_nothing_before_they_have_learned(tmp_path: Path) -> None:
+    """In a batch whose sources differ in length too: positions count from each one's start."""
+    tokens = tiny.tokenizer()
+    network, data = tiny.model(tokens, dropout=0.0), tiny.pairs(tokens, tmp_path)
+    rows = [pair._replace(source_ids=pair.source_ids[place % 5 :]) for place, pair in enumerate(data)]
+    before = losses_of(network, rows)[0]
+    adapted = student(network, tiny.settings(adapters=Adapters()))
+    assert torch.allclose(losses_of(adapted, rows)[0], before)

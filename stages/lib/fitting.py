@@ -21,9 +21,11 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from stages.lib.checkpoints import mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted, peak_memory
 from stages.lib.families import family_of
-from stages.lib.families.family import Batch, on_device
+from stages.lib.families.causal import FAMILY as CAUSAL
+from stages.lib.families.causal import Causal, accepted_by
+from stages.lib.families.family import Batch, Family, on_device
 from stages.lib.kernels import fuse
-from stages.lib.loading import BatchSampler, Collator, Load, Loader, batches_an_epoch
+from stages.lib.loading import BatchOf, BatchSampler, Collator, Load, Loader, batches_an_epoch
 from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
 from stages.lib.pairs import Pairs
@@ -89,6 +91,8 @@ def fit(
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
     fuse(network)
+    if batch_of(family_of(network), settings) == CAUSAL.flat_batch:
+        _check_flat(network, train)
     check_reports(machine.report_to)
     steps = update_steps(train, settings)
     arguments = _arguments(settings, steps, folder, machine, title)
@@ -130,12 +134,39 @@ def _check_together(settings: Fit, processes: int) -> None:
         raise UserError("fit -> average_best: not with accelerate, whose checkpoints may be in pieces")
 
 
+def batch_of(family: Family, settings: Fit) -> BatchOf:
+    """Raises UserError where pairs can't be computed end to end, as `fit.padding_free` asks."""
+    if not settings.padding_free:
+        return family.training_batch
+    if not isinstance(family, Causal):
+        raise UserError(f"params.yaml: fit -> padding_free: only for causal models; this one is {family.name}")
+    return family.flat_batch
+
+
+def _check_flat(network: PreTrainedModel, train: Pairs) -> None:
+    """Raises UserError where a pair is predicted otherwise behind another one than alone, as by models that ignore
+    positions."""
+    network.eval()
+    reads_positions = "position_ids" in accepted_by(network)
+    pairs, pad_id = [train[0], train[len(train) - 1]], int(network.config.pad_token_id)
+    with torch.no_grad():
+        apart, together = (
+            summed_loss(CAUSAL, network, on_device(make(pairs, pad_id), network), 0.0)
+            for make in (CAUSAL.training_batch, CAUSAL.flat_batch)
+        )
+    if not reads_positions or not torch.isclose(apart, together, rtol=1e-4):
+        raise UserError(
+            f"params.yaml: fit -> padding_free: {type(network).__name__} does not keep the pairs of a row apart"
+        )
+
+
 def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> tuple[float, int]:
     """Seconds that a fit takes, and bytes of memory at its peak: by computing its longest batch once, then a usual one
     with a watch. What chance draws afterwards is what it would have drawn."""
     family, device = family_of(network), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()  # type: ignore[arg-type]
-    collator = Collator(family, int(network.config.pad_token_id), settings.micro_batch_tokens, train[0])
+    pad_id = int(network.config.pad_token_id)
+    collator = Collator(batch_of(family, settings), pad_id, settings.micro_batch_tokens, train[0])
     lengths = train.lengths()
     order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
@@ -184,6 +215,7 @@ def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine, title:
         neftune_noise_alpha=settings.neftune_alpha or None,
         optim="adamw_torch_fused",
         bf16=bfloat16_wanted(settings.precision),
+        torch_compile=settings.compile,
         use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
         activation_checkpointing=machine.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
@@ -236,7 +268,7 @@ class _TargetTrainer(Trainer):
 
     def get_train_dataloader(self) -> Loader:
         pad_id, limit = int(self.network.config.pad_token_id), self._settings.micro_batch_tokens
-        collator = Collator(self._family, pad_id, limit, self._train[0])
+        collator = Collator(batch_of(self._family, self._settings), pad_id, limit, self._train[0])
         return Loader(self._train, self._order, collator, self.args.dataloader_num_workers)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
@@ -355,6 +387,9 @@ def _some(names: list[str]) -> str:
 
 
 def _divided(part: Batch, pieces: int) -> Iterator[Batch]:
+    if pieces == 1:
+        yield part
+        return
     size = math.ceil(len(part["labels"]) / pieces)
     for start in range(0, len(part["labels"]), size):
         yield {name: rows[start : start + size] for name, rows in part.items()}

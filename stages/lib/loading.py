@@ -1,20 +1,23 @@
 """Batches for training: pairs alike in length, shared among processes, and cut into parts that memory holds."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stages.lib.families.family import IGNORED, Batch, Family
+from stages.lib.families.family import IGNORED, Batch
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.fit import Fit
 
 _POOL = 49  # batches whose pairs are sorted together: enough for little padding, few enough for chance
 _GROUP = 7  # batches, of the pool sorted by source, that are sorted by target: the root, for most alike
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+BatchOf = Callable[[Sequence[Pair], int], Batch]  # pairs and the id of a pad -> a batch
 
 
 class Load(TypedDict):
@@ -95,16 +98,16 @@ class Collator:
     """The pairs that a process got of a batch -> what it computes; without any, a pair that teaches nothing, since all
     processes take part in every update."""
 
-    def __init__(self, family: Family, pad_id: int, max_tokens: int | None, stand_in: Pair) -> None:
-        self._family, self._pad_id, self._max_tokens, self._stand_in = family, pad_id, max_tokens, stand_in
+    def __init__(self, batch_of: BatchOf, pad_id: int, max_tokens: int | None, stand_in: Pair) -> None:
+        self._batch_of, self._pad_id, self._max_tokens, self._stand_in = batch_of, pad_id, max_tokens, stand_in
 
     def __call__(self, pairs: Sequence[Pair]) -> Load:
         if not pairs:
-            batch = self._family.training_batch([self._stand_in], self._pad_id)
+            batch = self._batch_of([self._stand_in], self._pad_id)
             nothing = torch.full_like(batch["labels"], IGNORED)
             return {"parts": [batch | {"labels": nothing}], "tokens": 0, "targets": 0}
         lengths = [len(pair.source_ids) + len(pair.target_ids) for pair in pairs]
-        parts = [self._family.training_batch(pairs[own], self._pad_id) for own in cut(lengths, self._max_tokens)]
+        parts = [self._batch_of(pairs[own], self._pad_id) for own in cut(lengths, self._max_tokens)]
         targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
         return {"parts": parts, "tokens": sum(lengths), "targets": targets}
 

@@ -20,7 +20,7 @@ def summed_loss(family: Family, network: nn.Module, batch: Batch, label_smoothin
 def agreeing_loss(family: Family, network: nn.Module, batch: Batch, label_smoothing: float, weight: float) -> Tensor:
     """The same of two passes under different dropout, and `weight` times how far apart they are: R-Drop (Liang et al.
     2021, equation 4, halved, so that its scale is that of one pass)."""
-    twice = {name: torch.cat([rows, rows]) for name, rows in batch.items()}
+    twice = {name: torch.cat([rows, rows]) if rows.dim() > 1 else rows for name, rows in batch.items()}
     logits = family.target_logits(network, twice)
     loss = _cross_entropy(logits, twice["labels"], label_smoothing)
     first, second = logits[twice["labels"] != IGNORED].float().log_softmax(-1).chunk(2)

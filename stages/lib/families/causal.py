@@ -1,9 +1,11 @@
 """The causal family (GPT-2, GPT-Neo, Llama, Qwen ...): one stack that reads the source and goes on with the target."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -56,14 +58,33 @@ class Causal(OneClass):
             "labels": padded([learned_labels(pair) for pair in pairs], IGNORED, "right"),
         }
 
+    def flat_batch(self, pairs: Sequence[Pair], pad_id: int) -> Batch:
+        """Pairs end to end in one row, without pads; attention stays within a pair, as positions begin anew.
+
+        input_ids and position_ids are (1, N), labels (1, T) of the tokens that are learned, and keep (T) says where
+        they are predicted.
+        """
+        tokens = [pair.source_ids + pair.target_ids[:-1] for pair in pairs]
+        positions = [place for row in tokens for place in range(len(row))]
+        labels = [label for pair in pairs for label in [IGNORED] * (len(pair.source_ids) - 1) + learned_labels(pair)]
+        learned = [place for place, label in enumerate(labels) if label != IGNORED]
+        return {
+            "input_ids": torch.tensor([[token for row in tokens for token in row]]),
+            "position_ids": torch.tensor([positions]),
+            "labels": torch.tensor([[labels[place] for place in learned]]),
+            "keep": torch.tensor(learned),
+        }
+
     def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
         """Padded on the left, so that generation goes on right behind each."""
         return {"input_ids": padded(sources, pad_id, "left"), "attention_mask": masked(sources, "left")}
 
     def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        if "keep" in batch:  # without a mask, transformers takes the pairs of a row from their positions
+            inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+            return network(**inputs, use_cache=False, logits_to_keep=batch["keep"]).logits
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        inner = getattr(network, "module", network)  # below the wrapper of a multi-process run
-        accepted = inspect.signature(type(inner).forward).parameters
+        accepted = accepted_by(network)
         if "position_ids" not in accepted:  # positions by attention bias, as in BLOOM
             del inputs["position_ids"]
         targets = batch["labels"].shape[1]
@@ -75,6 +96,15 @@ class Causal(OneClass):
         room = positions(config)
         # the last target token is never read
         return 0 if room is None else int((sources + targets).max()) - 1 - room
+
+
+def accepted_by(network: nn.Module) -> Collection[str]:
+    """Names of what the network takes, below what several processes, torch.compile or adapters put around it."""
+    while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
+        network = inner
+    if isinstance(network, PeftModel):
+        network = network.get_base_model()
+    return inspect.signature(type(network).forward).parameters.keys()
 
 
 def _looking_back(config: PreTrainedConfig) -> PreTrainedConfig:

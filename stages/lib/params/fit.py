@@ -35,6 +35,7 @@ class Fit(Section):
     batch_size: Count
     batch_tokens: Count | None
     micro_batch_tokens: Count | None
+    padding_free: bool
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant"]
     warmup_fraction: Fraction
@@ -46,6 +47,7 @@ class Fit(Section):
     r_drop: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     precision: Literal["float32", "bfloat16", "auto"]
+    compile: bool
     validations: Count
     choose_by: Literal["loss", "bleu", "chrf", "exact_match", "token_f1", "accuracy"]
     choose_examples: Count
