@@ -93,9 +93,8 @@ def test_every_family_is_judged_by_what_it_writes(name: str, tmp_path: Path) -> 
     architecture, kind = tiny.ARCHITECTURES[name]
     tokens = tiny.tokenizer(kind)
     network, data = tiny.model(tokens, architecture=architecture, dropout=0.0), tiny.pairs(tokens, tmp_path / "pairs")
-    settings = tiny.settings(
-        choose_by="exact_match", epochs=300, learning_rate=0.005, warmup_fraction=0.1, validations=3
-    )
+    long = {"epochs": 300, "learning_rate": 0.005, "warmup_fraction": 0.1, "validations": 3}
+    settings = tiny.settings(choose_by="exact_match", **long)
     judge = judge_of(settings, tokens, [], data, 4)
     curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", judge)
     assert curve.best()[1] == 100

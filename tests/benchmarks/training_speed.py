@@ -51,7 +51,7 @@ from stages.lib.vocabulary import open_vocabulary
 from stages.lib.watching import Progress
 from tests.build import PROJECT, scratch_model, section
 
-LEARNING_RATE, NOT_COUNTED, ROUNDS = 1e-3, 4, 3
+LEARNING_RATE, NOT_COUNTED = 1e-3, 4
 
 _SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 1024}
 _BASE = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024}
@@ -64,14 +64,15 @@ class Setup:
     facts: int  # descriptions of places in a source, of which the last is asked for
     batch: int
     steps: int
+    rounds: int
     vocabulary: int = 2048  # tokens that the model has room for; the sample teaches fewer
 
 
 SETUPS = {
-    "gpt2-4M": Setup(_SMALL, facts=1, batch=64, steps=40),
-    "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=40),
-    "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=12, vocabulary=50_257),
-    "t5-small": Setup(_T5, facts=1, batch=32, steps=16),
+    "gpt2-4M": Setup(_SMALL, facts=1, batch=64, steps=24, rounds=3),
+    "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=24, rounds=2),
+    "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=10, rounds=2, vocabulary=50_257),
+    "t5-small": Setup(_T5, facts=1, batch=32, steps=12, rounds=2),
 }
 
 
@@ -106,7 +107,7 @@ def _longer(pairs: list[Pair], at: int, facts: int) -> Pair:
 def _compare(name: str, folder: Path) -> None:
     setup, results = SETUPS[name], dict[str, list[dict[str, float]]]()
     contenders = [own for own in CONTENDERS if _takes_part(own, setup)]
-    for _ in range(ROUNDS):
+    for _ in range(setup.rounds):
         for contender in contenders:
             results.setdefault(contender, []).append(_run(name, contender, folder))
     first = results["ours"][0]
@@ -114,7 +115,7 @@ def _compare(name: str, folder: Path) -> None:
         f"\n{name}: {first['parameters'] / 1e6:.1f} M parameters, {setup.batch} pairs an update, {setup.steps} updates"
     )
     ours = statistics.median(own["pairs_a_second"] for own in results["ours"])
-    print(f"{'':34} pairs/s  ours is  loss after")
+    print(f"{setup.rounds} rounds{'':26} pairs/s  ours is  loss after")
     for contender, runs in results.items():
         speed = statistics.median(own["pairs_a_second"] for own in runs)
         print(f"{contender:34} {speed:7.1f}  {ours / speed:6.2f}x  {runs[0]['loss']:.3f}")
