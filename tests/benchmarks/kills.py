@@ -53,14 +53,15 @@ def _killed_run(folder: Path) -> int | None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while process.poll() is None and _newest(folder) == before:  # it trains
-        time.sleep(0.05)
-    time.sleep(random.uniform(0, LONGEST_LIFE))
-    if process.poll() is not None:
-        return None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return _newest(folder)
+    try:
+        while process.poll() is None and _newest(folder) == before:  # it trains
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, LONGEST_LIFE))
+        return None if process.poll() is not None else _newest(folder)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _newest(folder: Path) -> int:
