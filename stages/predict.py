@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.decoding import choose, decode
+from stages.lib.devices import own_device
 from stages.lib.examples import Question, read_examples
 from stages.lib.losses import pair_losses
 from stages.lib.models import base_model, trained_model
@@ -81,8 +80,7 @@ class _Work:
     labels: list[Label]
 
     def predictions(self, network: PreTrainedModel, title: str) -> list[Prediction]:
-        device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network.to(device)
+        network.to(own_device())  # type: ignore[arg-type]
         asked = list(self._asked())
         prompts = [prompt for _, prompt, _ in asked]
         if self.labels:

@@ -9,6 +9,7 @@ Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from stages.lib.distributed import is_first, share
@@ -68,17 +69,24 @@ def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
 
 def _plan(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> str:
     every, learned = parameter_count(learner), learned_count(learner)
-    seconds, memory = estimate(learner, train, validation, settings)
     frozen = f" ({every - learned:,} frozen)" if learned < every else ""
     return (
         f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
-        f"{update_steps(train, settings):,} updates of {_size(settings)}; about {_duration(seconds)} and "
-        f"{memory / 2**30:.1f} GiB of memory"
+        f"{update_steps(train, settings):,} updates of {_size(settings)}; {_cost(learner, train, validation, settings)}"
     )
 
 
 def _size(settings: Fit) -> str:
     return f"{settings.batch_size} pairs" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
+
+
+def _cost(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> str:
+    try:
+        seconds, memory = estimate(learner, train, validation, settings)
+    except torch.OutOfMemoryError:
+        learner.zero_grad()
+        return "memory ends with the longest batch, so batches will be computed in parts"
+    return f"about {_duration(seconds)} and {memory / 2**30:.1f} GiB of memory"
 
 
 def _duration(seconds: float) -> str:

@@ -1,11 +1,19 @@
 """What this machine computes with."""
 
+import os
 import resource
 import sys
 
 import torch
 
 from stages.lib.process import UserError
+
+
+def own_device() -> torch.device:
+    """Of this process: its GPU, where there are any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def bfloat16_wanted(precision: str) -> bool:

@@ -19,7 +19,7 @@ from transformers.training_args import ParallelMode
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from stages.lib.checkpoints import mean_weights, newest_complete
-from stages.lib.devices import bfloat16_wanted, peak_memory
+from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
 from stages.lib.families import family_of
 from stages.lib.families.causal import FAMILY as CAUSAL
 from stages.lib.families.causal import Causal, accepted_by
@@ -162,8 +162,12 @@ def _check_flat(network: PreTrainedModel, train: Pairs) -> None:
 
 def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> tuple[float, int]:
     """Seconds that a fit takes, and bytes of memory at its peak: by computing its longest batch once, then a usual one
-    with a watch. What chance draws afterwards is what it would have drawn."""
-    family, device = family_of(network), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with a watch. What chance draws afterwards is what it would have drawn.
+
+    Raises:
+        torch.OutOfMemoryError: the longest batch does not fit as a whole.
+    """
+    family, device = family_of(network), own_device()
     network.to(device).train()  # type: ignore[arg-type]
     pad_id = int(network.config.pad_token_id)
     collator = Collator(batch_of(family, settings), pad_id, settings.micro_batch_tokens, train[0])
