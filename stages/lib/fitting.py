@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import ParallelMode
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+from transformers.utils.logging import set_verbosity_error
 
 from stages.lib.checkpoints import mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
@@ -98,9 +98,7 @@ def fit(
     arguments = _arguments(settings, steps, folder, machine, title)
     _check_together(settings, arguments.world_size)
     trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
-    # transformers' own bar would break ours at every checkpoint, and its remarks on them mean nothing here
-    disable_progress_bar()
-    set_verbosity_error()
+    set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
     with trainer.accelerator.main_process_first():
         checkpoint = newest_complete(folder)
     with termination() as asked_to_stop:

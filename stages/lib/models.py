@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from stages.lib.chat_format import ChatFormat
 from stages.lib.families import family_for, family_of, family_of_saved, kind_of
@@ -26,6 +27,8 @@ from stages.lib.params.model import Kind, Model
 from stages.lib.process import UserError
 from stages.lib.templates import Unusable
 from stages.lib.vocabulary import PICKLED, checkpoint_place, first_line, loading_options, target_from, unloadable
+
+disable_progress_bar()  # transformers' own, for every file that it opens, would break ours
 
 
 def base_model(
