@@ -88,7 +88,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         pytest.param(
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
-            "there are checkpoint_seconds, generation_batch_size, gradient_checkpointing, loader_workers, processes",
+            "there are checkpoint_seconds, generation_batch_size, gradient_checkpointing, loader_workers, processes, "
+            "report_to",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),

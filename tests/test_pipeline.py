@@ -120,9 +120,11 @@ EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         lambda folder: edit(folder, "The signs of", "Signs of", file="stages/lib/scores/signs.py"),
         ["evaluate"],
     ),
-    "a section that this stage does not use": (
-        lambda folder: edit(folder, "top_k: Annotated", "top_k : Annotated", file="stages/lib/params/predict.py"),
-        ["predict"],  # its predictions come out the same, so that nothing is scored again
+    "a section that other stages do not use": (
+        lambda folder: edit(
+            folder, "trials: Annotated", "trials : Annotated", "stages/lib/params/tune_hyperparameters.py"
+        ),
+        ["tune-hyperparameters"],  # what it finds comes out the same, so that nothing is trained again
     ),
 }
 
