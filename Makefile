@@ -30,6 +30,9 @@ bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder of a s
 	@python -m tests.benchmarks.near_duplicates
 	@python -m tests.benchmarks.copying
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
+	@python -m tests.benchmarks.kills
+	@pip install -q --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@python -m tests.benchmarks.training_speed
 
 lint: $(READY)  ## style, formatting and types
 	@ruff check . && ruff format --check . && mypy
