@@ -51,7 +51,7 @@ from stages.lib.vocabulary import open_vocabulary
 from stages.lib.watching import Progress
 from tests.build import PROJECT, scratch_model, section
 
-LEARNING_RATE, NOT_COUNTED = 1e-3, 4
+LEARNING_RATE, NOT_COUNTED = 1e-3, 2
 
 _SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 1024}
 _BASE = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024}
@@ -69,10 +69,10 @@ class Setup:
 
 
 SETUPS = {
-    "gpt2-4M": Setup(_SMALL, facts=1, batch=64, steps=24, rounds=3),
-    "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=24, rounds=2),
-    "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=10, rounds=2, vocabulary=50_257),
-    "t5-small": Setup(_T5, facts=1, batch=32, steps=12, rounds=2),
+    "gpt2-4M": Setup(_SMALL, facts=1, batch=64, steps=12, rounds=3),
+    "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=12, rounds=2),
+    "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=6, rounds=1, vocabulary=50_257),
+    "t5-small": Setup(_T5, facts=1, batch=32, steps=8, rounds=2),
 }
 
 
