@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.lib.distributed import is_first, share
+from stages.lib.distributed import share
 from stages.lib.files import read_json, write_json
 from stages.lib.fitting import Curve, estimate, fit, update_steps
 from stages.lib.judging import judge_of
@@ -22,7 +22,7 @@ from stages.lib.params import read_section
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.process import launch
+from stages.lib.process import is_first, launch
 from stages.lib.scratch import scratch
 from stages.lib.trainable import learned_count, merged, student
 from stages.lib.vocabulary import open_vocabulary
@@ -111,8 +111,7 @@ def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, 
 
 def _conclusion(settings: Fit, curve: Curve) -> str:
     step, value = curve.best()
-    name = "loss" if settings.choose_by == "loss" else settings.choose_by
-    best = f"best validation {name} {value:.4f} at step {step:,} of {curve.training[-1][0]:,}"
+    best = f"best validation {settings.choose_by} {value:.4f} at step {step:,} of {curve.training[-1][0]:,}"
     return best if curve.averaged is None else f"{best}; the mean of {curve.averaged[0]} has {curve.averaged[1]:.4f}"
 
 

@@ -23,11 +23,6 @@ def is_worker() -> bool:
     return _STARTED in os.environ
 
 
-def is_first() -> bool:
-    """Whether it is the one that writes what a stage leaves."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def share(module: str, settings: Fit) -> bool:
     """Runs the stage once more, in the processes that `fit.processes` or `fit.accelerate` ask for, and waits for them.
 

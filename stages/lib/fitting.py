@@ -292,8 +292,7 @@ class _TargetTrainer(Trainer):
                 break
             except torch.OutOfMemoryError:
                 self._halve(model, parts)
-        if self.args.device.type == "cpu":  # elsewhere a look at a number waits for all that is under way
-            self.check_finite(loss)
+        self._check_finite(loss)
         return loss
 
     def _accumulated(self, model: nn.Module, parts: list[Batch], targets: Tensor) -> Tensor:
@@ -331,7 +330,7 @@ class _TargetTrainer(Trainer):
             f"{self._title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
         )
 
-    def check_finite(self, loss: Tensor) -> None:
+    def _check_finite(self, loss: Tensor) -> None:
         """Raises Diverged where the loss of the batch at hand is no number."""
         if torch.isfinite(loss):
             return

@@ -26,7 +26,7 @@ def launch(main: Callable[[], None]) -> None:
     """Runs a stage's `main`; on UserError prints its lines to stderr and exits with code 2."""
     die_with_parent()
     keep_freed_memory()
-    if os.environ.get("RANK", "0") != "0":  # of several processes that share a fit, the first one tells
+    if not is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
         main()
@@ -34,6 +34,11 @@ def launch(main: Callable[[], None]) -> None:
         for line in error.lines:
             print(line, file=sys.stderr)
         sys.exit(2)
+
+
+def is_first() -> bool:
+    """Of several processes that share a fit, whether this is the one that tells, and writes what the stage leaves."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
