@@ -38,7 +38,8 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], Kind]] = {
     "m2m_100": (
         {"model_type": "m2m_100", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
         | _BART
-        | {"max_position_embeddings": 64},
+        # at this width the usual 0.02 drowns tokens in their positions, and whether it learns is left to chance
+        | {"max_position_embeddings": 64, "init_std": 0.1},
         "seq2seq",
     ),
     "marian": (

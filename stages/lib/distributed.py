@@ -35,6 +35,7 @@ def share(module: str, settings: Fit) -> bool:
     if is_worker() or (settings.processes == 1 and settings.accelerate is None):
         return False
     os.environ[_STARTED] = module
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a warning on speed, from every process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // settings.processes)))
     code = _torchrun(module, settings.processes) if settings.accelerate is None else _accelerate(module, settings)
     if code:
