@@ -10,6 +10,7 @@ from stages.lib.decoding import decode
 from stages.lib.families import family_of
 from stages.lib.fitting import fit
 from stages.lib.losses import losses_of
+from stages.lib.models import parameter_count
 from stages.lib.params.fit import Adapters, Freeze
 from stages.lib.params.predict import Predict
 from stages.lib.process import UserError
@@ -80,6 +81,32 @@ def test_adapters_learn_and_the_merged_model_says_the_same(name: str, kind: Any,
     assert decode(network, tokens, sources, params, 4, title="test") == texts
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_adapters_beside_four_bits_become_an_ordinary_model_that_says_the_same(
+    name: str, kind: Any, tmp_path: Path
+) -> None:
+    tokens, learner, before = trained(name, tmp_path, adapters=Adapters(kind=kind, rank=4, quantize=True), epochs=3)
+    held = sum(weights.nbytes for weights in learner.parameters() if not weights.requires_grad)
+    assert held < 0.8 * sum(weights.nbytes for weights in before.values())
+    learner.eval()
+    batch = family_of(learner).training_batch([tiny.pair(tokens, tiny.FACTS[0])], tokens.pad_token_id)
+    with torch.no_grad():
+        beside = family_of(learner).target_logits(learner, batch)
+    network = merged(learner)
+    assert {weights.dtype for weights in network.parameters()} == {torch.float32}
+    assert set(network.state_dict()) == set(before)
+    with torch.no_grad():
+        torch.testing.assert_close(family_of(network).target_logits(network, batch), beside, rtol=1e-4, atol=1e-5)
+
+
+def test_a_count_of_parameters_knows_that_two_share_a_byte() -> None:
+    network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURES["llama"][0])
+    every = parameter_count(network)
+    learner = student(network, tiny.settings(adapters=Adapters(quantize=True)))
+    assert parameter_count(learner) == every + learned_count(learner)
+
+
 def test_the_head_of_a_classifier_learns_as_a_whole_beside_adapters() -> None:
     network = tiny.model(tiny.tokenizer("encoder"), architecture=tiny.ARCHITECTURES["bert"][0], labels=LABELS)
     learner: Any = student(network, tiny.settings(adapters=Adapters()))
@@ -123,6 +150,7 @@ def test_a_killed_fit_of_adapters_goes_on_and_ends_with_the_same_weights(tmp_pat
         ({"freeze": Freeze(first_layers=3)}, "fit -> freeze -> first_layers: the model has 2"),
         ({"freeze": Freeze(names=["*"])}, "fit -> freeze: nothing is left"),
         ({"adapters": Adapters(modules=["nothing"])}, "fit -> adapters: Target modules"),
+        ({"adapters": Adapters(quantize=True)}, "fit -> adapters -> quantize: GPT2LMHeadModel has no linear layers"),
     ],
 )
 def test_what_can_not_be_is_one_line(settings: dict[str, Any], line: str) -> None:

@@ -25,6 +25,7 @@ from stages.lib.families.seq2seq import decoder_inputs
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.model import Kind, Model
 from stages.lib.process import UserError
+from stages.lib.quantized import size
 from stages.lib.templates import Unusable
 from stages.lib.vocabulary import PICKLED, checkpoint_place, first_line, loading_options, target_from, unloadable
 
@@ -71,7 +72,7 @@ def model_kind(model: Model) -> Kind:
 
 
 def parameter_count(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+    return sum(map(size, network.parameters()))
 
 
 def check_fits(model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], pairs: Pairs) -> None:

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from stages.lib.params.fit import Adapters, Fit, Freeze
 from stages.lib.process import UserError
+from stages.lib.quantized import dequantize, is_quantized, quantize
 from stages.lib.vocabulary import first_line
 
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # as the models of transformers name their stacks
@@ -36,8 +37,18 @@ def merged(network: PreTrainedModel) -> PreTrainedModel:
     """An ordinary network: what adapters have learned is added to the weights beside them (Hu et al. 2022)."""
     if not isinstance(network, PeftModel):
         return network
-    whole: PreTrainedModel = network.merge_and_unload()
+    whole: PreTrainedModel = (_beside_whole_weights(network) if is_quantized(network) else network).merge_and_unload()
     return whole
+
+
+def _beside_whole_weights(network: PeftModel) -> PeftModel:
+    """The same adapters, where the weights beside them are quantized no more: those can be added to."""
+    config, learned = network.peft_config["default"], get_peft_model_state_dict(network)
+    base: Any = network.unload()
+    dequantize(base)
+    wrapped: Any = get_peft_model(base, config)
+    set_peft_model_state_dict(wrapped, learned)
+    return cast(PeftModel, wrapped)
 
 
 def take(network: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
@@ -70,7 +81,7 @@ class Thaw(TrainerCallback):
 
 
 def learned_count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
 
 
 def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
@@ -104,6 +115,8 @@ def _layers(names: Iterable[str]) -> dict[str, int]:
 
 
 def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:
+    if adapters.quantize:
+        quantize(network)
     heads = [name for name, _ in network.named_children() if name in _HEADS]
     config = LoraConfig(
         r=adapters.rank,

@@ -28,6 +28,7 @@ class Adapters(Section):
     alpha: Count = 16
     dropout: Fraction = 0.0
     modules: Annotated[list[str], Field(min_length=1)] | None = None
+    quantize: bool = False
 
 
 class Fit(Section):

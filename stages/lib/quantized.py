@@ -1,0 +1,68 @@
+"""Frozen weights in 4 bits, NormalFloat, below adapters (QLoRA: Dettmers et al. 2023)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from stages.lib.process import UserError
+
+
+def quantize(network: PreTrainedModel) -> None:
+    """Puts linear layers into 4 bits, in place; not the output layer, heads of new weights, and what the architecture
+    itself keeps in full, such as T5's `wo`.
+
+    Raises:
+        UserError: bitsandbytes is not installed, or there is nothing to quantize.
+    """
+    kernels = _bitsandbytes()
+    kept = getattr(network, "_keep_in_fp32_modules", None) or ()
+    found = [
+        (parent, name, layer)
+        for parent, name, layer in _children(network, nn.Linear)
+        if layer is not network.get_output_embeddings() and parent is not network and name not in kept
+    ]
+    if not found:
+        raise UserError(f"fit -> adapters -> quantize: {type(network).__name__} has no linear layers inside")
+    for parent, name, layer in found:
+        small = kernels.nn.Linear4bit(layer.in_features, layer.out_features, quant_type="nf4")
+        small.weight = kernels.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+        small.bias = layer.bias
+        setattr(parent, name, small.to(layer.weight.device))
+
+
+def is_quantized(network: nn.Module) -> bool:
+    return any(hasattr(weights, "quant_state") for weights in network.parameters())
+
+
+def size(weights: nn.Parameter) -> int:
+    """How many weights these are, two to a byte where they are quantized."""
+    state = getattr(weights, "quant_state", None)
+    return weights.numel() if state is None else int(state.shape.numel())
+
+
+def dequantize(network: nn.Module) -> None:
+    """The other way, in place: float32 weights of exactly the values that 4 bits held, and training saw."""
+    kernels = _bitsandbytes()
+    for parent, name, small in _children(network, kernels.nn.Linear4bit):
+        layer = nn.Linear(small.in_features, small.out_features, bias=False, device=small.weight.device)
+        layer.weight.data = kernels.functional.dequantize_4bit(small.weight.data, small.weight.quant_state)
+        layer.bias = small.bias
+        setattr(parent, name, layer)
+
+
+def _bitsandbytes() -> Any:
+    try:
+        import bitsandbytes  # an extra
+    except ImportError:
+        raise UserError('fit -> adapters -> quantize: needs bitsandbytes; pip install -e ".[qlora]"') from None
+    return bitsandbytes
+
+
+def _children(network: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Every module of exactly this kind, with the module that holds it and its name there."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is kind:
+                yield parent, name, child
