@@ -206,6 +206,19 @@ def test_patience_is_not_forgotten_by_a_kill(data: Pairs, tmp_path: Path, watch:
     assert weights(network) == weights(expected)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 40, "validations": 40, "early_stopping_patience": 3, **WRECKING}, {"epochs": 1.5}]
+)
+def test_a_fit_that_had_ended_when_it_was_killed_learns_no_more(
+    settings: dict[str, Any], data: Pairs, tmp_path: Path, watch: Watch
+) -> None:
+    expected, curve = trained(data, tmp_path / "fit", tiny.settings(**settings))
+    network, again = trained(data, tmp_path / "fit", tiny.settings(**settings))
+    assert watch.began == [0]
+    assert dataclasses.asdict(again) == dataclasses.asdict(curve)
+    assert weights(network) == weights(expected)
+
+
 def test_sigterm_saves_and_ends_and_the_next_run_goes_on(
     data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +248,7 @@ def test_the_one_before_and_the_best_are_kept_until_a_checkpoint_is_whole(
         there.append(sorted(map(step_of, checkpoint.parent.glob("checkpoint-*"))))
         mark_complete(checkpoint)
 
-    monkeypatch.setattr(watching, "mark_complete", look)
+    monkeypatch.setattr(fitting, "mark_complete", look)
     _, curve = trained(data, tmp_path / "fit", tiny.settings(**WRECKING))
     assert curve.best()[0] == 3
     assert there == [[3], [3, 6], [3, 6, 9], [3, 9, 12]]
@@ -264,7 +277,7 @@ def test_a_checkpoint_cut_off_in_mid_write_is_not_used(data: Pairs, tmp_path: Pa
 
 def test_a_loss_that_is_no_number_ends_the_fit_with_one_line(data: Pairs, tmp_path: Path) -> None:
     with pytest.raises(
-        Diverged, match=r"training loss is (nan|inf) at step \d+, on the whole batch of .*: lower fit.lear"
+        Diverged, match=r"training loss is no finite number at step \d+, on the whole batch of .*: lower fit.lear"
     ):
         trained(data, tmp_path / "fit", tiny.settings(learning_rate=1e20, max_grad_norm=1e20, epochs=8))
 
@@ -279,7 +292,9 @@ def test_the_pairs_to_blame_for_it_are_named(data: Pairs, tmp_path: Path) -> Non
     with pytest.raises(Diverged) as error:
         fit(network, data, data, tiny.settings(batch_size=12), tiny.machine(), tmp_path / "fit", title="test")
     (line,) = error.value.lines
-    assert line.startswith("test: the training loss is nan at step 1: of 12 pairs in the batch, on colour: red; thing:")
+    assert line.startswith(
+        "test: the training loss is no finite number at step 1: of 12 pairs in the batch, on colour: red; thing:"
+    )
     assert "blue" not in line
 
 

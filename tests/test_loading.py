@@ -73,9 +73,22 @@ def test_the_batch_of_a_step_can_be_named_afterwards() -> None:
 def test_parts_hold_no_more_tokens_than_they_may_but_always_a_pair(
     lengths: list[int], max_tokens: int | None, expected: list[int]
 ) -> None:
-    parts = [lengths[own] for own in cut(lengths, max_tokens)]
+    parts = [lengths[own] for own in cut([length - 1 for length in lengths], [1] * len(lengths), max_tokens)]
     assert [len(part) for part in parts] == expected
     assert sorted(length for part in parts for length in part) == lengths
+
+
+def test_parts_count_what_pads_add_where_sources_and_targets_differ() -> None:
+    assert cut([150, 150, 5], [10, 11, 12], 160) == [slice(2, 3), slice(1, 2), slice(0, 1)]
+    assert cut([5, 5, 5], [10, 11, 12], 34) == [slice(1, 3), slice(0, 1)]
+
+
+def test_a_pair_longer_than_a_share_leaves_no_batch_empty() -> None:
+    sampler = BatchSampler(np.array([5, 290, 5]), np.array([5, 10, 5]), tiny.settings(batch_tokens=64))
+    for epoch in range(8):
+        batches = [batch.tolist() for batch in sampler.batches(epoch)]
+        assert all(batches)
+        assert sorted(index for batch in batches for index in batch) == [0, 1, 2]
 
 
 def test_tokens_and_targets_of_a_load_are_counted_without_pads() -> None:

@@ -162,6 +162,11 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="adapters-of-no-rank",
         ),
         pytest.param(
+            {"fit.accelerate": {"distributed_type": "FSDP"}},
+            "params.yaml: fit -> accelerate: FSDP splits the model, and only whole ones can be saved; use MULTI_GPU",
+            id="models-in-pieces",
+        ),
+        pytest.param(
             {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
             f"{IN_SEARCH}: adapters: only settings of one value can be searched",
             id="search-over-a-setting-of-several-values",

@@ -102,11 +102,13 @@ def test_the_newest_whole_checkpoint_counts_by_its_step_not_its_name(tmp_path: P
     assert newest_complete(tmp_path) == newest
 
 
-@pytest.mark.parametrize("damage", ["unmarked", "missing", "short", "flipped"])
+@pytest.mark.parametrize("damage", ["unmarked", "empty mark", "missing", "short", "flipped"])
 def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
     before, broken = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20)
     if damage == "unmarked":
         (broken / "complete.json").unlink()
+    elif damage == "empty mark":
+        (broken / "complete.json").write_bytes(b"")
     elif damage == "missing":
         (broken / "optimizer.pt").unlink()
     else:

@@ -107,6 +107,21 @@ def test_a_count_of_parameters_knows_that_two_share_a_byte() -> None:
     assert parameter_count(learner) == every + learned_count(learner)
 
 
+def test_a_judge_sees_the_network_inside_whose_settings_its_generation_heeds(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    data = tiny.pairs(tokens, tmp_path / "pairs")
+    settings = tiny.settings(adapters=Adapters(), choose_by="bleu", epochs=1, validations=1)
+    learner = student(tiny.model(tokens), settings)
+    seen: list[Any] = []
+
+    def judge(network: Any) -> float:
+        seen.append((type(network).__name__, any("lora_" in name for name, _ in network.named_parameters())))
+        return 1.0
+
+    fit(learner, data, data, settings, tiny.machine(), tmp_path / "fit", "test", judge)
+    assert seen == [("GPT2LMHeadModel", True)]
+
+
 def test_the_head_of_a_classifier_learns_as_a_whole_beside_adapters() -> None:
     network = tiny.model(tiny.tokenizer("encoder"), architecture=tiny.ARCHITECTURES["bert"][0], labels=LABELS)
     learner: Any = student(network, tiny.settings(adapters=Adapters()))

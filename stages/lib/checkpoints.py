@@ -62,12 +62,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    mark = checkpoint / _MARK
-    if not mark.is_file():
+    try:
+        expected = read_json(checkpoint / _MARK)
+    except (OSError, ValueError):  # no mark, or one that a power cut has left empty
         return False
     return all(
         (file := checkpoint / name).is_file()
-        and file.stat().st_size == expected["bytes"]
-        and sha256_of(file) == expected["sha256"]
-        for name, expected in read_json(mark).items()
+        and file.stat().st_size == own["bytes"]
+        and sha256_of(file) == own["sha256"]
+        for name, own in expected.items()
     )

@@ -14,11 +14,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.training_args import ParallelMode
 from transformers.utils.logging import set_verbosity_error
 
-from stages.lib.checkpoints import mean_weights, newest_complete
+from stages.lib.checkpoints import mark_complete, mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
 from stages.lib.families import family_of
 from stages.lib.families.causal import FAMILY as CAUSAL
@@ -33,9 +41,9 @@ from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.process import UserError, termination
 from stages.lib.reports import check_reports, reporters
-from stages.lib.trainable import Thaw, take
+from stages.lib.trainable import Thaw, inner, take
 from stages.lib.vocabulary import first_line
-from stages.lib.watching import Checkpoints, Patience, Progress, Validations, best_steps
+from stages.lib.watching import Checkpoints, Patience, Progress, Validations, best_steps, is_exhausted
 
 Judge = Callable[[PreTrainedModel], float]  # gives a score of what a network writes
 
@@ -87,12 +95,15 @@ def fit(
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
+    network.to(own_device())  # type: ignore[arg-type]
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
     fuse(network)
     if batch_of(family_of(network), settings) == CAUSAL.flat_batch:
         _check_flat(network, train)
+    if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
+        raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
     check_reports(machine.report_to)
     steps = update_steps(train, settings)
     arguments = _arguments(settings, steps, folder, machine, title)
@@ -113,11 +124,14 @@ def fit(
             callbacks.append(Thaw(network, settings.freeze.thaw_epochs))
         for callback in (*callbacks, *reporters(machine.report_to)):
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if asked_to_stop():
-            print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
-            raise SystemExit(128 + 15)
-    averaged = _averaged(trainer, folder, settings.average_best)
+        try:
+            _train(trainer, checkpoint, settings.early_stopping_patience)
+            if asked_to_stop():
+                print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
+                raise SystemExit(128 + 15)
+            averaged = _averaged(trainer, folder, settings.average_best)
+        except torch.OutOfMemoryError:
+            raise UserError(trainer.no_memory()) from None
 
     def points(name: str) -> list[tuple[int, float]]:
         return [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
@@ -125,11 +139,20 @@ def fit(
     return Curve(points("loss"), points("eval_loss"), points("eval_score"), averaged)
 
 
+def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | None) -> None:
+    """From the start, or on from a checkpoint; one that was the last is opened alone, since Trainer would go on."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step >= trainer.args.max_steps or (patience is not None and is_exhausted(state, patience)):
+            trainer.state = state
+            take(trainer.network, mean_weights([checkpoint.with_name(f"checkpoint-{best_steps(state, 1)[0]}")]))
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
 def _check_together(settings: Fit, processes: int) -> None:
     if settings.freeze.thaw_epochs and processes > 1:
         raise UserError("fit -> freeze -> thaw_epochs: only with one process, since all must know what learns")
-    if settings.average_best > 1 and settings.accelerate is not None:
-        raise UserError("fit -> average_best: not with accelerate, whose checkpoints may be in pieces")
 
 
 def batch_of(family: Family, settings: Fit) -> BatchOf:
@@ -174,15 +197,22 @@ def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
     with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
         for batch in (batches[-1], batches[len(batches) // 2]):
-            begun = time.monotonic()
+            begun = _now(device)
             for part in collator([train[index] for index in batch])["parts"]:
                 summed_loss(family, network, on_device(part, network), settings.label_smoothing).backward()
             network.zero_grad()
-    seconds = (time.monotonic() - begun) * update_steps(train, settings)
+    seconds = (_now(device) - begun) * update_steps(train, settings)
     # without gradients a pass takes a third
     seconds += seconds / settings.epochs / 3 * settings.validations * int(validation.lengths().sum()) / lengths.sum()
     moments = 8 * sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
     return seconds / settings.processes, peak_memory() + moments
+
+
+def _now(device: torch.device) -> float:
+    """Seconds; on a GPU, when what it was told before is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 def _averaged(trainer: "_TargetTrainer", folder: Path, most: int) -> tuple[int, float] | None:
@@ -265,7 +295,7 @@ class _TargetTrainer(Trainer):
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
         self._order = BatchSampler(train.source_lengths(), train.target_lengths(), settings, rank, world)
-        self._halvings = 0  # of every part, since memory ended
+        self.halvings = 0  # of every part, since memory ended; a checkpoint holds it
         self.tokens = 0  # read by this process
 
     def get_train_dataloader(self) -> Loader:
@@ -286,7 +316,7 @@ class _TargetTrainer(Trainer):
         load: Load = self._prepare_inputs(inputs)  # type: ignore[assignment]
         self.tokens += load["tokens"]
         while True:
-            parts = [half for part in load["parts"] for half in _divided(part, 2**self._halvings)]
+            parts = [half for part in load["parts"] for half in _divided(part, 2**self.halvings)]
             try:
                 loss = self._accumulated(model, parts, num_items_in_batch)
                 break
@@ -319,25 +349,29 @@ class _TargetTrainer(Trainer):
         """After memory has ended: smaller parts from now on, and none of the gradients so far."""
         largest = max(len(part["labels"]) for part in parts)
         if largest == 1 or self.args.world_size > 1:  # the other processes wait for this one's gradients
-            raise UserError(
-                f"{self._title}: memory has ended at step {self.state.global_step + 1}; lower fit.micro_batch_tokens "
-                f"or the lengths in tokenize, or set machine.gradient_checkpointing"
-            )
-        self._halvings += 1
+            raise UserError(self.no_memory())
+        self.halvings += 1
         model.zero_grad()
         torch.cuda.empty_cache()
         print(
             f"{self._title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
         )
 
+    def no_memory(self) -> str:
+        return (
+            f"{self._title}: memory has ended at step {self.state.global_step + 1}; lower fit.micro_batch_tokens, the "
+            f"lengths in tokenize or machine.generation_batch_size, or set machine.gradient_checkpointing"
+        )
+
     def _check_finite(self, loss: Tensor) -> None:
-        """Raises Diverged where the loss of the batch at hand is no number."""
-        if torch.isfinite(loss):
+        """Raises Diverged, in every process, where the loss of the batch at hand is no number in one of them."""
+        finite = torch.isfinite(loss).float()
+        if (self.accelerator.reduce(finite, "min") if self.args.world_size > 1 else finite).item():
             return
         batch = self._order.at(self.state.global_step)
         to_blame = [self._train[index] for index in batch]
         broken = [pair for pair in to_blame if not torch.isfinite(losses_of(self.network, [pair])[0]).all()]
-        where = f"{self._title}: the training loss is {loss.item()} at step {self.state.global_step + 1}"
+        where = f"{self._title}: the training loss is no finite number at step {self.state.global_step + 1}"
         if 0 < len(broken) < len(to_blame):
             names = _some([pair.id for pair in broken])
             raise Diverged(f"{where}: of {len(batch)} pairs in the batch, on {names} (ids as in data/prepare/train)")
@@ -350,18 +384,19 @@ class _TargetTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         metrics = {"eval_loss": self._validation_loss()}
         if self._judge is not None:
-            metrics["eval_score"] = self._judge(self.network)
+            metrics["eval_score"] = self._judge(inner(self.network))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def validation(self) -> float:
         """The score of the network as it is, or its loss where no score is asked for."""
-        return self._validation_loss() if self._judge is None else self._judge(self.network)
+        return self._validation_loss() if self._judge is None else self._judge(inner(self.network))
 
     def _validation_loss(self) -> float:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
-        losses = pair_losses(self.network, self._validation, own, self._settings.batch_size)
+        size, limit = self._settings.batch_size, self._settings.micro_batch_tokens
+        losses = pair_losses(self.network, self._validation, own, size, limit)
         sums = torch.zeros(2, dtype=torch.float64)
         for _, loss, tokens in losses:
             sums += torch.tensor([loss, tokens], dtype=torch.float64)
@@ -374,8 +409,13 @@ class _TargetTrainer(Trainer):
         return float(total_loss / total_tokens)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # of every process, for the first one to save: what is left of each one's losses since the last point
+        self.unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each has files of its own in there
+            if self.is_world_process_zero():
+                mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"{self._title}: the checkpoint of step {self.state.global_step} can't be written to "

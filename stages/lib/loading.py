@@ -1,6 +1,7 @@
 """Batches for training: pairs alike in length, shared among processes, and cut into parts that memory holds."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
@@ -73,7 +74,11 @@ class BatchSampler(Sampler[list[int]]):
         # where the tokens so far pass the next of equal shares: the same number of batches whatever the order
         lengths = self._sources[order] + self._targets[order]
         shares = np.arange(1, self._count) * (int(lengths.sum()) / self._count)
-        return np.searchsorted(np.cumsum(lengths) - lengths, shares)
+        borders = np.searchsorted(np.cumsum(lengths) - lengths, shares)
+        # a pair longer than a share would leave the next batch empty: at least one pair in each
+        number = np.arange(1, self._count)
+        borders = np.maximum.accumulate(np.maximum(borders, number) - number) + number
+        return np.minimum(borders, len(order) - self._count + number)
 
 
 def batches_an_epoch(lengths: Indices, settings: Fit) -> int:
@@ -82,13 +87,20 @@ def batches_an_epoch(lengths: Indices, settings: Fit) -> int:
     return min(len(lengths), max(1, math.ceil(int(lengths.sum()) / settings.batch_tokens)))
 
 
-def cut(lengths: Sequence[int], max_tokens: int | None) -> list[slice]:
-    """Of pairs sorted by length, consecutive ones whose tokens, padded to the longest, are at most so many."""
+def cut(sources: Sequence[int], targets: Sequence[int], max_tokens: int | None) -> list[slice]:
+    """Consecutive pairs whose tokens, each source and target padded to the longest, are at most so many; the last
+    pairs, which are the longest as a rule, first."""
     if max_tokens is None:
-        return [slice(0, len(lengths))]
-    slices, end = [], len(lengths)
+        return [slice(0, len(sources))]
+    slices, end = [], len(sources)
     while end:
-        start = max(0, end - max(1, max_tokens // lengths[end - 1]))
+        start = end - 1
+        source, target = sources[start], targets[start]
+        while start:
+            wider = max(source, sources[start - 1]), max(target, targets[start - 1])
+            if sum(wider) * (end - start + 1) > max_tokens:
+                break
+            start, (source, target) = start - 1, wider
         slices.append(slice(start, end))
         end = start
     return slices
@@ -106,17 +118,28 @@ class Collator:
             batch = self._batch_of([self._stand_in], self._pad_id)
             nothing = torch.full_like(batch["labels"], IGNORED)
             return {"parts": [batch | {"labels": nothing}], "tokens": 0, "targets": 0}
-        lengths = [len(pair.source_ids) + len(pair.target_ids) for pair in pairs]
-        parts = [self._batch_of(pairs[own], self._pad_id) for own in cut(lengths, self._max_tokens)]
+        read, written = [len(pair.source_ids) for pair in pairs], [len(pair.target_ids) for pair in pairs]
+        parts = [self._batch_of(pairs[own], self._pad_id) for own in cut(read, written, self._max_tokens)]
         targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
-        return {"parts": parts, "tokens": sum(lengths), "targets": targets}
+        return {"parts": parts, "tokens": sum(read) + sum(written), "targets": targets}
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """It may come to a whole group of processes, and the fit still wants to save itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Loader(DataLoader[Any]):
     """Goes to a new order with each epoch, which transformers' Trainer announces."""
 
     def __init__(self, train: Pairs, sampler: BatchSampler, collator: Collator, workers: int) -> None:
-        super().__init__(train, batch_sampler=sampler, collate_fn=collator, num_workers=workers)  # type: ignore[arg-type]
+        super().__init__(
+            train,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=collator,
+            num_workers=workers,
+            worker_init_fn=_outlive_sigterm,
+        )
         self._order = sampler
 
     def set_epoch(self, epoch: int) -> None:

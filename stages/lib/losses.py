@@ -48,12 +48,14 @@ def losses_of(network: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[Tensor, 
 
 
 def pair_losses(
-    network: PreTrainedModel, pairs: Pairs, indices: Sequence[int], batch_size: int
+    network: PreTrainedModel, pairs: Pairs, indices: Sequence[int], batch_size: int, max_tokens: int | None = None
 ) -> Iterator[tuple[int, float, int]]:
-    """Index, summed loss and target tokens of each pair in `indices`, the longest first."""
+    """Index, summed loss and target tokens of each pair in `indices`, the longest first; so many pairs at once, or
+    fewer where they have more than `max_tokens` together."""
     lengths = pairs.lengths()
     order = sorted(indices, key=lambda index: (-lengths[index], index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    while order:
+        size = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // int(lengths[order[0]])))
+        chosen, order = order[:size], order[size:]
         losses, tokens = losses_of(network, [pairs[index] for index in chosen])
         yield from zip(chosen, losses.tolist(), tokens.tolist(), strict=True)

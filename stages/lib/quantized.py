@@ -29,6 +29,7 @@ def quantize(network: PreTrainedModel) -> None:
         small = kernels.nn.Linear4bit(layer.in_features, layer.out_features, quant_type="nf4")
         small.weight = kernels.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
         small.bias = layer.bias
+        small.support_avx512bf16_for_cpu = False  # it would pack weights anew in place, and learn nothing
         setattr(parent, name, small.to(layer.weight.device))
 
 
@@ -48,7 +49,8 @@ def dequantize(network: nn.Module) -> None:
     for parent, name, small in _children(network, kernels.nn.Linear4bit):
         layer = nn.Linear(small.in_features, small.out_features, bias=False, device=small.weight.device)
         layer.weight.data = kernels.functional.dequantize_4bit(small.weight.data, small.weight.quant_state)
-        layer.bias = small.bias
+        if small.bias is not None:
+            layer.bias = nn.Parameter(small.bias.float())
         setattr(parent, name, layer)
 
 

@@ -80,6 +80,11 @@ class Thaw(TrainerCallback):
             self._weights[name].requires_grad_(layer >= self._depth - open_layers)
 
 
+def inner(network: PreTrainedModel) -> PreTrainedModel:
+    """What an adapters' wrapper holds, adapters and all: its `generate` heeds its own settings."""
+    return cast(PreTrainedModel, network.get_base_model()) if isinstance(network, PeftModel) else network
+
+
 def learned_count(network: nn.Module) -> int:
     return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
 
@@ -106,7 +111,8 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
     if lines:
         raise UserError(lines)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        if name in frozen:
+            parameter.requires_grad_(False)
 
 
 def _layers(names: Iterable[str]) -> dict[str, int]:

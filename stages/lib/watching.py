@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from stages.lib.checkpoints import keep_only, mark_complete
+from stages.lib.checkpoints import keep_only
 
 
 def best_steps(state: TrainerState, most: int) -> list[int]:
@@ -18,6 +18,12 @@ def best_steps(state: TrainerState, most: int) -> list[int]:
     points = [entry for entry in state.log_history if "eval_loss" in entry]
     points.sort(key=lambda entry: -entry["eval_score"] if "eval_score" in entry else entry["eval_loss"])
     return [int(entry["step"]) for entry in points[:most]]
+
+
+def is_exhausted(state: TrainerState, patience: int) -> bool:
+    """Whether so many validations have come since the best one; by the curve, which a checkpoint holds."""
+    steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+    return bool(steps) and len(steps) - 1 - steps.index(best_steps(state, 1)[0]) >= patience
 
 
 class Validations(TrainerCallback):
@@ -33,14 +39,13 @@ class Validations(TrainerCallback):
 
 
 class Patience(TrainerCallback):
-    """Ends a fit after so many validations without a better one; counted from the curve, which a checkpoint holds."""
+    """Ends a fit after so many validations without a better one."""
 
     def __init__(self, validations: int) -> None:
         self._validations = validations
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
-        if len(steps) - 1 - steps.index(best_steps(state, 1)[0]) >= self._validations:
+        if is_exhausted(state, self._validations):
             control.should_training_stop = True
         return control
 
@@ -54,17 +59,20 @@ class Checkpoints(TrainerCallback, ExportableState):
         self._saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint, what Trainer forgets: the training loss since the last point of the curve."""
+        """For the checkpoint, what Trainer forgets: the training loss since the last point of the curve, by process,
+        and how small the parts of a batch have become."""
         trainer: Any = self._trainer
-        if not hasattr(trainer, "_tr_loss"):  # asked before the first step
+        if not hasattr(trainer, "unlogged"):  # asked before the first step
             return {}
-        return {"loss": trainer._tr_loss.item(), "logged_at": trainer._globalstep_last_logged}
+        logged_at = trainer._globalstep_last_logged
+        return {"losses": trainer.unlogged, "logged_at": logged_at, "halvings": trainer.halvings}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step:
             trainer: Any = self._trainer
             saved = cast(Any, state.stateful_callbacks)[type(self).__name__]
-            trainer._tr_loss += saved["loss"]
+            trainer._tr_loss += saved["losses"][args.process_index]
+            trainer.halvings = saved["halvings"]
             trainer._globalstep_last_logged = saved["logged_at"]
         self._saved_at = time.monotonic()
 
@@ -84,11 +92,8 @@ class Checkpoints(TrainerCallback, ExportableState):
         return [count > 0 for count in self._trainer.accelerator.reduce(sums, "sum").tolist()]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._trainer.accelerator.wait_for_everyone()  # each has files of its own in there
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir))
-            mark_complete(folder / f"checkpoint-{state.global_step}")
-            keep_only(folder, {state.global_step, *best_steps(state, self._best)})
+            keep_only(Path(str(args.output_dir)), {state.global_step, *best_steps(state, self._best)})
         self._saved_at = time.monotonic()
 
 

@@ -28,19 +28,28 @@ class Bert2Bert(Seq2Seq):
 
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         both = EncoderDecoderConfig.from_encoder_decoder_configs(config, self._decoder(config))
-        return EncoderDecoderModel(both)
+        return _without_pooler(EncoderDecoderModel(both))
 
     def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
         if config.model_type == MADE:
-            return EncoderDecoderModel.from_pretrained(place, config=config, **options)
+            return _without_pooler(EncoderDecoderModel.from_pretrained(place, config=config, **options))
         encoder = AutoModel.from_pretrained(place, config=config, **options)
         decoder = AutoModelForCausalLM.from_pretrained(place, config=self._decoder(config), **options)
         # the pair of them can't be resized
-        return EncoderDecoderModel(encoder=with_embeddings(encoder, tokens), decoder=with_embeddings(decoder, tokens))
+        both = EncoderDecoderModel(encoder=with_embeddings(encoder, tokens), decoder=with_embeddings(decoder, tokens))
+        return _without_pooler(both)
 
     def _decoder(self, config: PreTrainedConfig) -> PreTrainedConfig:
         settings = config.to_dict() | {"is_decoder": True, "add_cross_attention": True}
         return type(config).from_dict(settings)
+
+
+def _without_pooler(network: EncoderDecoderModel) -> EncoderDecoderModel:
+    """What the encoder has for classification gets no gradient from a decoder, and learns nothing."""
+    for name, weights in network.named_parameters():
+        if ".pooler." in name:
+            weights.requires_grad_(False)
+    return network
 
 
 FAMILY = Bert2Bert()

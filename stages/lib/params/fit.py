@@ -1,14 +1,16 @@
 """Section `fit`: the settings of one training run; tuning may search over any of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.lib.params import Section
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+
+_IN_PIECES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # what accelerate calls them
 
 
 class Freeze(Section):
@@ -59,3 +61,10 @@ class Fit(Section):
     processes: Count
     accelerate: dict[str, Any] | None
     seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _whole_in_each_process(self) -> Self:
+        kind = (self.accelerate or {}).get("distributed_type", "NO")
+        if kind in _IN_PIECES:
+            raise ValueError(f"accelerate: {kind} splits the model, and only whole ones can be saved; use MULTI_GPU")
+        return self
