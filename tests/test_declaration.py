@@ -5,11 +5,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ruamel.yaml import YAML
 
+from stages.lib.params import Section
 from stages.lib.params.fit import Fit
 from stages.lib.params.tune_hyperparameters import UNHEEDED
 from tests.imports import closure
@@ -43,8 +44,9 @@ def sections_of(stage: str) -> set[str]:
     return {param.partition(".")[0] for param in STAGES[stage]["params"]} - {"scenarios"}
 
 
-def _class(section: str) -> str:
-    return section.title().replace("_", "")
+def schema_of(section: str) -> type[Section]:
+    module = importlib.import_module(f"stages.lib.params.{section}")
+    return cast(type[Section], getattr(module, section.title().replace("_", "")))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -64,8 +66,8 @@ def test_params_are_exactly_the_sections_that_the_stage_reads(stage: str) -> Non
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_depends_on_the_task_is_declared_with_the_section_that_it_completes(stage: str) -> None:
     of_scenario = {param for param in STAGES[stage]["params"] if param.startswith("scenario")}
-    schemas = {name: getattr(importlib.import_module(f"stages.lib.params.{name}"), _class(name)) for name in SECTIONS}
-    wanted = {name for name in sections_of(stage) if schemas[name].of_scenario and name in STAGES[stage]["params"]}
+    read = [name for name in sections_of(stage) if name in STAGES[stage]["params"]]
+    wanted = {name for name in read if schema_of(name).of_scenario}
     assert of_scenario == {f"scenarios.${{scenario}}.{name}" for name in wanted}
 
 

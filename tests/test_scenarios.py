@@ -61,6 +61,7 @@ def run_all(scenario: str, architecture: str, folder: Path) -> Path:
     params = params_of(
         scenario,
         folder,
+        model__name="scratch",
         model__architecture=architecture,
         model__architectures=wide,
         fit__epochs=1.0,

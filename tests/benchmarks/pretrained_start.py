@@ -36,7 +36,7 @@ EPOCHS = 1.0
 
 def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
     pretrained = section(Model, name="folder", folder=str(checkpoint))
-    random = scratch_model(_architecture(checkpoint), family=_kind(checkpoint))
+    random = scratch_model(architecture_of(checkpoint), family=_kind(checkpoint))
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         prepare.run(_reading(rows), None, rows.parent, data / "prepare")
@@ -76,7 +76,7 @@ def _config(checkpoint: Path) -> dict[str, Any]:
     return dict(json.loads((checkpoint / "config.json").read_text()))
 
 
-def _architecture(checkpoint: Path) -> dict[str, Any]:
+def architecture_of(checkpoint: Path) -> dict[str, Any]:
     """What makes the checkpoint's shape, without its vocabulary and special tokens, which its tokenizer decides, and
     without what is no setting of its type."""
     known = AutoConfig.for_model(_config(checkpoint)["model_type"])

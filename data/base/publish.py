@@ -1,0 +1,74 @@
+"""The trained base as the project ships it: `python publish.py`, in this folder, behind `dvc repro`.
+
+Reads:  data/train/model/, metrics/ and NOTICE.
+Writes: ../raw/base/: weights in bfloat16, tokenizer, model card (README.md) and NOTICE.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+MODEL = Path("data/train/model")
+TARGET = Path("../raw/base")
+
+_HEADER = """---
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+# A small English base model to fine-tune
+"""
+
+
+def main() -> None:
+    disable_progress_bar()
+    shutil.rmtree(TARGET, ignore_errors=True)
+    AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16).save_pretrained(TARGET)
+    AutoTokenizer.from_pretrained(MODEL).save_pretrained(TARGET)
+    shutil.copy("NOTICE", TARGET)
+    (TARGET / "README.md").write_text(card())
+    size = sum(file.stat().st_size for file in TARGET.iterdir())
+    print(f"{TARGET}: {size / 1e6:.1f} MB")
+
+
+def card() -> str:
+    values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
+    fit, shape = values["fit"], values["model"]["architectures"]["llama"]
+    train, tokens, scores = (_metrics(name) for name in ("train", "tokenize", "evaluate"))
+    piece = values["scenarios"]["corpus"]["tokenize"]["max_target_tokens"]
+    seen = train["updates"] * fit["batch_size"] * piece
+    held_out = tokens["test"]["pairs"]
+    paragraphs = [
+        f"A causal model of {train['parameters']:,} parameters in the shape of Llama, so that the first fine-tuning "
+        f"needs no network: {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, tied embeddings, "
+        f"{values['tokenize']['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
+        f"positions. Weights are bfloat16.",
+        "**Data**: 80 MB of English: prose of 1813 to 1929 (64 %), textbooks, health answers and essays (25 %), how-to "
+        "pages of US agencies and conversations (11 %). `NOTICE` names each source with its licence: public domain, "
+        "CC0 and CC BY; none is share-alike.",
+        f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
+        f"{fit['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, cosine schedule. "
+        f"Made by this project's own stages: `data/base/` holds the recipe, and `dvc repro` there makes it again.",
+        f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte (perplexity {scores['perplexity']:.4g} a token) "
+        f"on {held_out:,} pieces of documents that were never trained on; pieces of the same books were.",
+        "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "
+        "short stretches and untrue; period attitudes of its novels remain in it; nothing about health may be "
+        "believed. It is a start for fine-tuning on a narrow task, no assistant.",
+    ]
+    body = "\n\n".join(fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs)
+    return f"{_HEADER}\n{body}\n"
+
+
+def _metrics(name: str) -> dict[str, Any]:
+    return dict(json.loads(Path(f"metrics/{name}.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Held-out bits per byte of the base model that ships, against what is simpler. Run behind `dvc repro` in data/base:
+
+    python -m tests.benchmarks.base_quality
+
+Against: unigrams and trigrams of the same tokens (interpolated Kneser-Ney: Chen and Goodman 1999, section 4.1.6, one
+discount an order), counted on the pieces that the base has read, and on the whole train split; a fit of the same model
+with a tenth of the updates; gzip and xz of the held-out text, which see nothing but that text.
+"""
+
+import gzip
+import lzma
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from stages.lib.examples import read_examples
+from stages.lib.files import read_json
+from stages.lib.fitting import fit, update_steps
+from stages.lib.loading import BatchSampler
+from stages.lib.losses import pair_losses
+from stages.lib.models import base_model, trained_model
+from stages.lib.pairs import Pair, Pairs
+from stages.lib.params import read_section
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.process import keep_freed_memory
+from stages.lib.vocabulary import open_vocabulary
+
+BASE = Path("data/base")
+SHIPPED = Path("data/raw/base")
+
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+Probabilities = np.ndarray[Any, np.dtype[np.float64]]
+NGrams = Callable[[Counts], Probabilities]  # tokens -> probability of each but the first two, given those before it
+Level = Callable[[Counts, Probabilities], Probabilities]  # n-grams, and their probabilities by the order below
+
+
+def main() -> None:
+    train, test = (Pairs(BASE / "data/tokenize" / split) for split in ("train", "test"))
+    tokenizer = open_vocabulary(SHIPPED)
+    size = sum(pair.target_bytes for pair in test)
+    held_out = _stream(test, tokenizer.eos_token_id)
+    every, read = (_stream(pairs, tokenizer.eos_token_id) for pairs in (train, _read_by_the_base(train)))
+    text = "\n".join(example.targets[0] for example in read_examples(BASE / "data/prepare/test")).encode()
+    print(f"held out: {len(test):,} pieces, {size:,} bytes; bits per byte")
+    for name, packed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
+        _show(name, 8 * len(packed) / len(text))
+    for name, order, learned in (("unigrams", 1, read), ("trigrams", 3, read), ("trigrams of all of train", 3, every)):
+        nats = -np.log(kneser_ney(learned, len(tokenizer), order)(held_out)).sum()
+        _show(name, nats / math.log(2) / size)
+    _show("a tenth of the updates", _bits(_short_fit(train, tokenizer), test))
+    _show("the base", read_json(BASE / "metrics/evaluate.json")["bits_per_byte"])
+    _show("the base, as shipped", _bits(trained_model(SHIPPED, read_section(Model)), test))
+
+
+def _show(name: str, bits: float) -> None:
+    print(f"{name:<24}{bits:7.3f}", flush=True)
+
+
+def _read_by_the_base(train: Pairs) -> Iterator[Pair]:
+    """The pieces of its batches."""
+    settings = read_section(Fit, BASE / "params.yaml")
+    order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
+    steps = update_steps(train, settings)
+    batches = (batch for epoch in range(math.ceil(settings.epochs)) for batch in order.batches(epoch))
+    return (train[int(index)] for batch in islice(batches, steps) for index in sorted(batch))
+
+
+def _stream(pairs: Iterable[Pair], end: int) -> Counts:
+    """All targets end to end, behind two end tokens: a document begins behind the end of another."""
+    return np.concatenate([[end, end], *(pair.target_ids for pair in pairs)]).astype(np.int64)
+
+
+def _bits(network: PreTrainedModel, test: Pairs) -> float:
+    losses = pair_losses(network, test, range(len(test)), 16)
+    return sum(nats for _, nats, _ in losses) / math.log(2) / sum(pair.target_bytes for pair in test)
+
+
+def _short_fit(train: Pairs, tokenizer: Any) -> PreTrainedModel:
+    params = BASE / "params.yaml"
+    settings = read_section(Fit, params)
+    tenth = settings.model_copy(update={"epochs": settings.epochs / 10, "validations": 1, "processes": 1})
+    network = base_model(read_section(Model, params), tokenizer, [], tenth.dropout, tenth.seed)
+    validation = Pairs(BASE / "data/tokenize/validation")
+    with tempfile.TemporaryDirectory() as folder:
+        fit(network, train, validation, tenth, read_section(Machine, params), Path(folder), "a tenth")
+    return network
+
+
+def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
+    """Tokens of a vocabulary of this `size` -> an interpolated model of n-grams of this order, 1 to 3."""
+    keys, counts = np.unique(_grams(tokens, size, order), return_counts=True)
+    levels: list[Level] = []
+    for n in range(order, 0, -1):
+        levels.insert(0, _level(keys, counts, size))
+        # below the highest order, what counts is in how many contexts a token was seen
+        keys, counts = np.unique(keys % size ** (n - 1), return_counts=True)
+
+    def probabilities(stream: Counts) -> Probabilities:
+        result = np.full(len(stream) - 2, 1 / size)
+        for n, level in enumerate(levels, start=1):
+            result = level(_grams(stream, size, n), result)
+        return result
+
+    return probabilities
+
+
+def _grams(stream: Counts, size: int, order: int) -> Counts:
+    """Each token but the first two, with those before it, as one number."""
+    return np.sum([stream[2 - n : len(stream) - n] * size**n for n in range(order)], axis=0)
+
+
+def _level(keys: Counts, counts: Counts, size: int) -> Level:
+    """One order: n-grams and what the order below makes of them -> their probabilities."""
+    ones, twos = (int((counts == n).sum()) for n in (1, 2))
+    discount = ones / max(1, ones + 2 * twos)
+    contexts, first, kinds = np.unique(keys // size, return_index=True, return_counts=True)
+    totals = np.add.reduceat(counts, first)
+
+    def interpolated(gram: Counts, lower: Probabilities) -> Probabilities:
+        count = _looked_up(keys, counts, gram)
+        total, kind = (_looked_up(contexts, values, gram // size) for values in (totals, kinds))
+        seen = np.maximum(total, 1)
+        return np.where(total > 0, (np.maximum(count - discount, 0) + discount * kind * lower) / seen, lower)
+
+    return interpolated
+
+
+def _looked_up(keys: Counts, values: Counts, wanted: Counts) -> Counts:
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, values[place], 0)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()

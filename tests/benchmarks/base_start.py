@@ -1,0 +1,198 @@
+"""Is the base that ships a better start than random weights of its shape? After equal updates, three seeds each, on
+four tasks: validation loss along the way and the task's own metric on validation in the end.
+
+    python -m tests.benchmarks.base_start REAL_DATA [TASK ...]
+
+REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes the better of two learning
+rates by the validation loss of the first seed. Writes data/base/fine_tuning/TASK.csv, and draws all that lie there.
+"""
+
+import csv
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib
+
+from stages import prepare, tokenize
+from stages.lib.fitting import fit
+from stages.lib.judging import judge_of
+from stages.lib.models import base_model
+from stages.lib.pairs import Pairs, read_labels, write_pairs
+from stages.lib.params import read_section
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.params.prepare import Prepare
+from stages.lib.params.tokenize import Tokenize
+from stages.lib.process import keep_freed_memory
+from stages.lib.vocabulary import open_vocabulary
+from stages.tools.recipe import apply
+from tests.benchmarks.pretrained_start import architecture_of
+from tests.build import scratch_model, section
+
+SHIPPED = Path("data/raw/base")
+RESULTS = Path("data/base/fine_tuning")
+STARTS = ("base", "random")
+SEEDS = (1, 2, 3)
+LEARNING_RATES = (0.0007, 0.002)
+VALIDATION_PAIRS = 300
+
+
+@dataclass(frozen=True)
+class Task:
+    title: str
+    recipe: str | None  # None: the sample, as params.yaml has it
+    pairs: int
+    epochs: float
+    metric: Literal["bleu", "accuracy"]
+
+
+TASKS = {
+    "sample": Task("the sample, 800 pairs", None, 800, 1.5, "bleu"),
+    "e2e": Task("E2E, 500 pairs", "e2e", 500, 3.0, "bleu"),
+    "sst2": Task("SST-2, 4,000 sentences", "sst2", 4000, 1.0, "accuracy"),
+    "style": Task("Shakespeare style, 2,000 pairs", "shakespeare_style", 2000, 1.0, "bleu"),
+}
+
+
+class Row(NamedTuple):
+    """A point of a curve; `score`, the metric, stands in the last of a run alone. Loss is in nats a target token."""
+
+    start: str
+    learning_rate: float
+    seed: int
+    step: int
+    loss: float
+    score: float | None
+
+
+def main(real_data: Path, names: list[str]) -> None:
+    for name in names or TASKS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = list(_rows(TASKS[name], real_data, Path(folder)))
+        _write(RESULTS / f"{name}.csv", rows)
+        print(_summary(TASKS[name], rows), flush=True)
+    draw()
+
+
+def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
+    models = {
+        "base": section(Model, name="folder", folder=str(SHIPPED)),
+        "random": scratch_model(architecture_of(SHIPPED)),
+    }
+    _data(task, models["base"], real_data, folder)
+    for start, model in models.items():
+        tried = {rate: _run(task, model, rate, SEEDS[0], folder) for rate in LEARNING_RATES}
+        best = min(tried, key=lambda rate: min(loss for _, loss in tried[rate][0]))
+        runs = {SEEDS[0]: tried[best]} | {seed: _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
+        for seed, (curve, score) in runs.items():
+            for step, loss in curve:
+                yield Row(start, best, seed, step, loss, score if step == curve[-1][0] else None)
+
+
+def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
+    """Evenly spaced pairs of the task as token ids of the base, which both starts read."""
+    params = Path(shutil.copy("params.yaml", folder))
+    if task.recipe:
+        apply(task.recipe, str(real_data), params)
+    settings = read_section(Prepare, params)
+    scenario = task.recipe or "data_to_text"
+    prepare.run(settings, None, Path(settings.folder) / scenario, folder / "prepare")
+    limits = {"max_set_aside_fraction": 0.5, "untrainable": "set_aside"}
+    tokenization = read_section(Tokenize, params).model_copy(update=limits)
+    tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
+    for split, most in (("train", task.pairs), ("validation", VALIDATION_PAIRS)):
+        every = list(Pairs(folder / "tokenize" / split))
+        write_pairs(folder / split, [[every[len(every) * at // most] for at in range(most)]])
+
+
+def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> tuple[list[tuple[int, float]], float]:
+    """The validation losses by step, and the metric of the best of them."""
+    tokenizer, labels = open_vocabulary(folder / "tokenize/tokenizer"), read_labels(folder / "tokenize/labels.json")
+    train, validation = Pairs(folder / "train"), Pairs(folder / "validation")
+    changes = {
+        "epochs": task.epochs,
+        "batch_size": 16,
+        "validations": 5,
+        "dropout": None,
+        "learning_rate": rate,
+        "seed": seed,
+    }
+    settings = section(Fit, **changes)
+    network = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, seed)
+    curve = fit(network, train, validation, settings, section(Machine), folder / "fit", task.title)
+    shutil.rmtree(folder / "fit")
+    judged = settings.model_copy(update={"choose_by": task.metric, "choose_examples": VALIDATION_PAIRS})
+    judge = judge_of(judged, tokenizer, labels, validation, 64)
+    assert judge is not None
+    return curve.validation, judge(network.eval())
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(Row._fields)
+        table.writerows(row._replace(loss=round(row.loss, 5)) for row in rows)
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [
+            Row(r["start"], float(r["learning_rate"]), int(r["seed"]), int(r["step"]), float(r["loss"]), _score(r))
+            for r in csv.DictReader(file)
+        ]
+
+
+def _score(record: dict[str, str]) -> float | None:
+    return float(record["score"]) if record["score"] else None
+
+
+def _summary(task: Task, rows: list[Row]) -> str:
+    """Median over the seeds, and each seed's value."""
+    lines = [task.title]
+    for start in STARTS:
+        own = [row for row in rows if row.start == start]
+        losses = [min(row.loss for row in own if row.seed == seed) for seed in SEEDS]
+        scores = [row.score for row in own if row.score is not None]
+        shown = [
+            f"{statistics.median(values):8.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+            for values in (losses, scores)
+        ]
+        lines.append(f"  {start:<8} learning rate {own[0].learning_rate:g}  loss {shown[0]}  {task.metric} {shown[1]}")
+    return "\n".join(lines)
+
+
+def draw() -> None:
+    """Validation loss by updates, a panel for each task that was measured."""
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "0", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    )
+    from matplotlib import pyplot  # chooses its backend at import
+
+    measured = [name for name in TASKS if (RESULTS / f"{name}.csv").is_file()]
+    figure, panels = pyplot.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), squeeze=False)
+    for name, panel in zip(measured, panels[0], strict=True):
+        rows = _read(RESULTS / f"{name}.csv")
+        for start, colour in zip(STARTS, ("#1f6fb4", "#d1662a"), strict=True):
+            for seed in SEEDS:
+                points = [(row.step, row.loss) for row in rows if (row.start, row.seed) == (start, seed)]
+                panel.plot(*zip(*points, strict=True), color=colour, label=start if seed == 1 else None)
+        panel.set_title(TASKS[name].title, fontsize=9)
+        panel.set_xlabel("updates")
+    panels[0][0].set_ylabel("validation loss, nats a token")
+    panels[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "start.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main(Path(sys.argv[1]), sys.argv[2:])

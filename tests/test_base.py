@@ -1,0 +1,77 @@
+"""The base model that ships: small, plain, better than chance; and the recipe in data/base that makes it."""
+
+import json
+import lzma
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.lib.params import read_section
+from tests.build import PROJECT
+from tests.test_declaration import SECTIONS, STAGES, schema_of
+from tests.test_pipeline import edit, ran, run
+
+RECIPE, BASE = PROJECT / "data/base", PROJECT / "data/raw/base"
+ENGLISH = "The old man opened the door, looked at the sky for a while, and said that it would rain before the evening."
+
+
+def test_it_is_small_enough_for_git_and_says_what_it_is_made_of() -> None:
+    assert (BASE / "model.safetensors").stat().st_size < 12e6
+    assert {weights.dtype for weights in load_file(BASE / "model.safetensors").values()} == {torch.bfloat16}
+    assert (BASE / "NOTICE").read_bytes() == (RECIPE / "NOTICE").read_bytes()
+    held_out = json.loads((RECIPE / "metrics/evaluate.json").read_text())["bits_per_byte"]
+    assert f"{held_out:.4g} bits a byte" in (BASE / "README.md").read_text()
+
+
+def test_plain_transformers_opens_it_and_it_expects_english() -> None:
+    tokenizer, network = AutoTokenizer.from_pretrained(BASE), AutoModelForCausalLM.from_pretrained(BASE)
+    ids = tokenizer(ENGLISH, return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(ids[0]) == ENGLISH
+    with torch.no_grad():
+        loss = float(network(input_ids=ids, labels=ids).loss)
+        shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(1))]
+        assert loss < float(network(input_ids=shuffled, labels=shuffled).loss) - 1
+    assert loss < math.log(len(tokenizer)) / 1.5  # random weights lose the logarithm
+
+
+def test_the_recipe_is_the_same_chain_with_valid_params() -> None:
+    stages = YAML(typ="safe", pure=True).load(RECIPE / "dvc.yaml")["stages"]
+    assert list(stages) == list(STAGES)
+    for section in SECTIONS:
+        assert read_section(schema_of(section), RECIPE / "params.yaml")
+
+
+@pytest.mark.timeout(300)
+def test_the_recipe_makes_a_base_of_another_corpus(tmp_path: Path) -> None:
+    """Two hundred documents and two updates: the chain, the weights and their card come out whole."""
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "stages", project / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    recipe = project / "data/base"
+    made = ("data", "corpus", "metrics", "dvc.lock", ".scratch", "cache", "tmp")
+    shutil.copytree(RECIPE, recipe, ignore=shutil.ignore_patterns(*made))
+    for name, documents in (("howto", 200), ("narrative_heldout", 5)):
+        write_corpus(recipe / f"corpus/{name}.jsonl.xz", documents)
+    edit(recipe, "validation_fraction: 0.005", "validation_fraction: 0.1")
+    edit(recipe, "epochs: 0.5 ", "epochs: 0.01 ")
+    edit(recipe, "processes: 2 ", "processes: 1 ")
+    run(project, "git", "init", "-q")
+    assert ran(run(recipe, "dvc", "repro")) == list(STAGES)
+    run(recipe, sys.executable, "publish.py")
+    published = project / "data/raw/base"
+    assert {file.name for file in published.iterdir()} == {file.name for file in BASE.iterdir()}
+    assert "bits a byte" in (published / "README.md").read_text()
+
+
+def write_corpus(path: Path, documents: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with lzma.open(path, "wt") as file:
+        for number in range(documents):
+            text = " ".join(f"{word} {number * 7919 % 997}" for word in [path.name, *ENGLISH.split()] * 30)
+            file.write(json.dumps({"text": text}) + "\n")
