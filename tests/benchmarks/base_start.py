@@ -56,8 +56,8 @@ class Task:
 TASKS = {
     "sample": Task("the sample, 800 pairs", None, 800, 1.5, "bleu"),
     "e2e": Task("E2E, 500 pairs", "e2e", 500, 3.0, "bleu"),
-    "sst2": Task("SST-2, 4,000 sentences", "sst2", 4000, 1.0, "accuracy"),
-    "style": Task("Shakespeare style, 2,000 pairs", "shakespeare_style", 2000, 1.0, "bleu"),
+    "sst2": Task("SST-2, 2,000 sentences", "sst2", 2000, 1.0, "accuracy"),
+    "style": Task("Shakespeare style, 1,000 pairs", "shakespeare_style", 1000, 1.0, "bleu"),
 }
 
 
