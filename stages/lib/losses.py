@@ -54,8 +54,11 @@ def pair_losses(
     fewer where they have more than `max_tokens` together."""
     lengths = pairs.lengths()
     order = sorted(indices, key=lambda index: (-lengths[index], index))
-    while order:
-        size = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // int(lengths[order[0]])))
-        chosen, order = order[:size], order[size:]
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        size = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // longest))
+        chosen = order[start : start + size]
+        start += size
         losses, tokens = losses_of(network, [pairs[index] for index in chosen])
         yield from zip(chosen, losses.tolist(), tokens.tolist(), strict=True)
