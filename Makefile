@@ -1,6 +1,7 @@
 # `make repro` and `make test` set up everything they need by themselves.
 
 PYTHON ?= python3.11
+CHECKPOINT ?= data/raw/base
 VENV := .venv
 READY := $(VENV)/ready
 # stages are run by DVC as `python -m stages.…`: that must be this environment's python
@@ -24,7 +25,7 @@ reruns: $(READY)  ## say which stages would run, and why
 test: $(READY)  ## the tests
 	@pytest
 
-bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder of a small pretrained causal model
+bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder: a causal model to start from
 	@python -m tests.benchmarks.data_scale
 	@python -m tests.benchmarks.data_speed
 	@python -m tests.benchmarks.near_duplicates

@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.decoding import choose, decode
-from stages.lib.devices import own_device
+from stages.lib.devices import move_to_own_device
 from stages.lib.examples import Question, read_examples
 from stages.lib.losses import pair_losses
 from stages.lib.models import base_model, trained_model
@@ -80,7 +80,7 @@ class _Work:
     labels: list[Label]
 
     def predictions(self, network: PreTrainedModel, title: str) -> list[Prediction]:
-        network.to(own_device())  # type: ignore[arg-type]
+        move_to_own_device(network)
         asked = list(self._asked())
         prompts = [prompt for _, prompt, _ in asked]
         if self.labels:

@@ -34,7 +34,7 @@ TARGET = Path("data/train")
 
 def main() -> None:
     sections = read_section(Fit), read_section(Model), read_section(Machine)
-    with scratch("train") as folder:
+    with scratch("train", sections[0].nodes) as folder:
         if not share("stages.train", sections[0]):
             run(*sections, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
 
@@ -46,12 +46,13 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     labels = read_labels(source / "labels.json")
     base = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, settings.seed)
     learner = student(base, settings)
-    print(f"train: {_plan(learner, train, validation, settings)}", flush=True)
+    learned = learned_count(learner)
+    print(f"train: {_plan(learner, train, validation, settings, machine)}", flush=True)
     judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
     curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
     if not is_first():
         return
-    learned, network = learned_count(learner), merged(learner)
+    network = merged(learner)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")
     write_json(target / "curve.json", {"training": curve.training, "validation": curve.validation})
@@ -67,12 +68,13 @@ def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
     return Fit.model_validate({**fit_.model_dump(), **tuned})
 
 
-def _plan(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> str:
+def _plan(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> str:
     every, learned = parameter_count(learner), learned_count(learner)
     frozen = f" ({every - learned:,} frozen)" if learned < every else ""
     return (
         f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
-        f"{update_steps(train, settings):,} updates of {_size(settings)}; {_cost(learner, train, validation, settings)}"
+        f"{update_steps(train, settings):,} updates of {_size(settings)}; "
+        f"{_cost(learner, train, validation, settings, machine)}"
     )
 
 
@@ -80,12 +82,14 @@ def _size(settings: Fit) -> str:
     return f"{settings.batch_size} pairs" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
 
 
-def _cost(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> str:
+def _cost(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> str:
     try:
-        seconds, memory = estimate(learner, train, validation, settings)
+        seconds, memory = estimate(learner, train, validation, settings, machine)
     except torch.OutOfMemoryError:
         learner.zero_grad()
-        return "memory ends with the longest batch, so batches will be computed in parts"
+        alone = settings.processes * settings.nodes == 1
+        remedy = "so batches will be computed in parts" if alone else "so lower fit.micro_batch_tokens"
+        return f"memory ends with the longest batch, {remedy}"
     return f"about {_duration(seconds)} and {memory / 2**30:.1f} GiB of memory"
 
 

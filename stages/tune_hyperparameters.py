@@ -46,9 +46,9 @@ class Trial:
 
 
 def main() -> None:
+    unreported = read_section(Machine).model_copy(update={"report_to": []})  # the fit that counts is train's
+    sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), unreported
     with scratch("tune-hyperparameters") as folder:
-        unreported = read_section(Machine).model_copy(update={"report_to": []})  # the fit that counts is train's
-        sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), unreported
         run(*sections, source=SOURCE, target=TARGET, folder=folder)
 
 

@@ -18,6 +18,7 @@ from stages.lib import fitting, watching
 from stages.lib.checkpoints import mark_complete, step_of
 from stages.lib.families import causal
 from stages.lib.fitting import Curve, Diverged, estimate, fit
+from stages.lib.loading import pairs_in
 from stages.lib.losses import agreeing_loss, pair_losses, summed_loss
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
@@ -93,15 +94,20 @@ def test_a_compiled_fit_learns_the_same(data: Pairs, tmp_path: Path) -> None:
     assert not any("_orig_mod" in name for name in network.state_dict())
 
 
+@pytest.mark.parametrize("padding_free", [False, True])
 def test_when_memory_ends_parts_are_halved_and_the_batch_stays(
-    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    padding_free: bool,
 ) -> None:
-    common = {"batch_size": 6, "dropout": 0.0, "epochs": 2}
+    common = {"batch_size": 6, "dropout": 0.0, "epochs": 2, "padding_free": padding_free}
     _, whole = trained(data, tmp_path / "whole", tiny.settings(**common))
 
     def short_of_memory(family: Any, network: Any, batch: Any, label_smoothing: float) -> Any:
         loss = summed_loss(family, network, batch, label_smoothing)
-        if len(batch["labels"]) > 2:
+        if pairs_in(batch) > 2:
             loss.backward()  # what was computed so far must not count
             raise torch.OutOfMemoryError
         return loss
@@ -124,14 +130,34 @@ def test_where_not_even_one_pair_fits_it_is_said_what_helps(
 
 
 def test_activations_computed_twice_change_no_byte(data: Pairs, tmp_path: Path) -> None:
-    kept, _ = trained(data, tmp_path / "kept", tiny.settings())
-    again, _ = trained(data, tmp_path / "again", tiny.settings(), gradient_checkpointing=True)
-    assert weights(kept) == weights(again)
+    networks, passes = [], {False: 0, True: 0}
+    for twice in passes:
+        network: Any = tiny.model(tiny.tokenizer())
+
+        def count(module: Any, inputs: Any, output: Any, twice: bool = twice) -> None:
+            passes[twice] += module.training
+
+        network.transformer.h[0].ln_1.register_forward_hook(count)
+        machine = tiny.machine(gradient_checkpointing=twice)
+        fit(network, data, data, tiny.settings(), machine, tmp_path / str(twice), title="test")
+        networks.append(network)
+    assert weights(networks[0]) == weights(networks[1])
+    assert passes[True] == 2 * passes[False]
 
 
-def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path: Path) -> None:
+NAMED_OTHERWISE_ON_THE_HUB = {
+    "gpt_neox": {"num_hidden_layers": 1, "num_attention_heads": 2},
+    "mixtral": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2},
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", *NAMED_OTHERWISE_ON_THE_HUB])
+def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path: Path, name: str) -> None:
+    own = NAMED_OTHERWISE_ON_THE_HUB.get(name, {})
+    other = {"model_type": name, "hidden_size": 32, "intermediate_size": 64, **own}
+    network = tiny.model(tiny.tokenizer(), architecture=other if own else None)
     settings = tiny.settings(epochs=12, validations=12, **WRECKING)
-    network, curve = trained(data, tmp_path / "fit", settings)
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", title="test")
     assert curve.best()[0] < curve.validation[-1][0]
     losses = list(pair_losses(network, data, range(len(data)), 4))
     assert sum(loss for _, loss, _ in losses) / sum(n for _, _, n in losses) == pytest.approx(curve.best()[1], rel=1e-4)
@@ -351,6 +377,15 @@ def test_r_drop_is_the_plain_loss_without_dropout_and_asks_for_agreement_with_it
     assert curve.validation[-1][1] < curve.validation[0][1] * 0.75
 
 
+def test_r_drop_of_pairs_end_to_end_is_that_of_padded_ones(data: Pairs) -> None:
+    network = tiny.model(tiny.tokenizer(), dropout=0.0).train()
+    padded, flat = (
+        agreeing_loss(causal.FAMILY, network, make(list(data), 0), 0.1, 5.0)
+        for make in (causal.FAMILY.training_batch, causal.FAMILY.flat_batch)
+    )
+    assert flat.item() == pytest.approx(padded.item(), rel=1e-5)
+
+
 def divergences(network: PreTrainedModel, batch: Any) -> float:
     """KL one way and the other, summed over target tokens, of the two passes that the seed gives."""
     torch.manual_seed(1)
@@ -395,7 +430,7 @@ def test_what_a_fit_will_cost_is_told_without_changing_it(data: Pairs, tmp_path:
     settings = tiny.settings(micro_batch_tokens=parts)
     expected, _ = trained(data, tmp_path / "fit", settings)
     network = tiny.model(tiny.tokenizer(), seed=settings.seed, dropout=settings.dropout)
-    seconds, memory = estimate(network, data, data, settings)
+    seconds, memory = estimate(network, data, data, settings, tiny.machine())
     assert 0 < seconds < 60
     assert 2**27 < memory < 2**33
     fit(network, data, data, settings, tiny.machine(), tmp_path / "again", title="test")

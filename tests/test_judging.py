@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stages.lib import judging
 from stages.lib.decoding import Decoded
@@ -68,14 +69,20 @@ def test_of_a_conversation_the_last_answer_counts(asked: list[Any], tmp_path: Pa
     assert asked[0][0] == [[5, 6, 7, 8]]
 
 
-def test_labels_are_chosen_not_written(tmp_path: Path) -> None:
+def test_labels_are_chosen_not_written(asked: list[Any], tmp_path: Path) -> None:
     tokens = tiny.tokenizer()
     labels = [Label(word, tokens(word)["input_ids"]) for word in ("red", "blue")]
     rows = [Pair(str(n), tokens(tiny.FACTS[n])["input_ids"], labels[n % 2].target_ids, [], 0) for n in range(12)]
     write_pairs(tmp_path, [rows])
     judge = judge_of(tiny.settings(choose_by="accuracy"), tokens, labels, Pairs(tmp_path), 4)
     assert judge is not None
-    assert 0 <= judge(tiny.model(tokens)) <= 100
+    network: Any = tiny.model(tokens)
+    with torch.no_grad():  # whatever it has read, it says blue
+        network.get_input_embeddings().weight.zero_()
+        network.transformer.ln_f.bias.fill_(1.0)
+        network.get_output_embeddings().weight[labels[1].target_ids] = 1.0
+    assert judge(network) == 50
+    assert not asked
 
 
 def test_texts_are_no_longer_than_the_model_has_positions(asked: list[Any], tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="adapters-of-no-rank",
         ),
         pytest.param(
-            {"fit.accelerate": {"distributed_type": "FSDP"}},
-            "params.yaml: fit -> accelerate: FSDP splits the model, and only whole ones can be saved; use MULTI_GPU",
+            {"fit.nodes": 2},
+            "params.yaml: fit -> rendezvous: several nodes need a place to meet, host:port of one of them",
             id="models-in-pieces",
         ),
         pytest.param(

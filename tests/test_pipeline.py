@@ -4,12 +4,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import PIPE, STDOUT
 from typing import TypeVar
 
 import pytest
@@ -173,11 +174,14 @@ def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     assert (restored / "data/train/model/model.safetensors").read_bytes() == model
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same_bytes(
-    restored: Path, tmp_path: Path
+    restored: Path, tmp_path: Path, processes: int
 ) -> None:
-    for pattern, value in (("\nfit:\n  epochs: 1", "\nfit:\n  epochs: 120"), ("validations: 2", "validations: 40")):
-        edit(restored, pattern, value)
+    """Of two processes, each is told to end, saves what it alone knows, and goes on from that."""
+    edit(restored, "\nfit:\n  epochs: 1", "\nfit:\n  epochs: 120")
+    edit(restored, "validations: 2", "validations: 40")
+    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", f"processes: {processes}")
     run(restored, "dvc", "repro", "tune-hyperparameters")
     broken = tmp_path / "broken"
     shutil.copytree(restored, broken)
@@ -197,23 +201,44 @@ def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same
 
 
 def test_two_processes_train_as_one_does(restored: Path) -> None:
-    """With the same batches: losses agree but for rounding. What accelerate starts as one process agrees wholly."""
+    """With the same batches: losses agree but for rounding. So do two on two machines, which meet in this folder."""
     edit(restored, "\n  dropout: 0.1", "\n  dropout: 0.0")
     edit(restored, "trials: 2", "trials: 0")
     run(restored, "dvc", "repro", "train")
     alone = json.loads((restored / "data/train/curve.json").read_text())
-    edit(restored, "accelerate: null", "accelerate: {distributed_type: 'NO', num_processes: 1, mixed_precision: 'no'}")
-    assert ran(run(restored, "dvc", "repro", "train")) == ["train"]
-    assert json.loads((restored / "data/train/curve.json").read_text()) == alone
-    edit(restored, "(?<=\n  )processes: 1(?=\n  accelerate)", "processes: 2")
-    edit(restored, "accelerate: {.+", "accelerate: null")
+    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", "processes: 2")
     output = run(restored, "dvc", "repro", "train")
     assert output.count("train: best validation loss") == 1
     shared = json.loads((restored / "data/train/curve.json").read_text())
+    edit(restored, "(?<=\n  )processes: 2(?=\n  nodes)", "processes: 1")
+    edit(restored, "nodes: 1\n  rendezvous: null", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
+    wait_for(lambda: list(restored.glob(".scratch/train/*/lock")))
+    run(restored, sys.executable, "-m", "stages.train")
+    said = dvc.communicate()[0].decode()
+    assert dvc.returncode == 0, said
+    apart = json.loads((restored / "data/train/curve.json").read_text())
     for name in ("training", "validation"):
-        assert [step for step, _ in shared[name]] == [step for step, _ in alone[name]]
-        assert [loss for _, loss in shared[name]] == pytest.approx([loss for _, loss in alone[name]], rel=1e-4)
+        for curve in (shared[name], apart[name]):
+            assert [step for step, _ in curve] == [step for step, _ in alone[name]]
+            assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in alone[name]], rel=1e-4)
     assert not list(restored.glob(".scratch/train/*"))
+
+
+def test_of_processes_that_fail_alike_one_tells(restored: Path) -> None:
+    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", "processes: 2")
+    edit(restored, "trials: 2", "trials: 0")
+    edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
+    failed = subprocess.run(["dvc", "repro", "train"], cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
+    assert failed.returncode
+    assert failed.stderr.count("no finite number") == 1, failed.stderr
+    assert "Traceback" not in failed.stderr, failed.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("localhost", 0))
+        return int(own.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], T]) -> T:

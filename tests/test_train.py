@@ -25,7 +25,7 @@ def test_a_batch_too_large_for_memory_is_told_and_no_end(monkeypatch: pytest.Mon
     monkeypatch.setattr(train, "estimate", estimate)
     tokens = tiny.tokenizer()
     data = tiny.pairs(tokens, tmp_path)
-    plan = train._plan(tiny.model(tokens), data, data, tiny.settings())
+    plan = train._plan(tiny.model(tokens), data, data, tiny.settings(), tiny.machine())
     assert plan.startswith("37,120 parameters, 12 pairs with ")
     assert plan.endswith(
         "12 updates of 4 pairs; memory ends with the longest batch, so batches will be computed in parts"

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stages.lib.decoding import decode
 from stages.lib.families import family_of
 from stages.lib.fitting import fit
 from stages.lib.losses import losses_of
 from stages.lib.models import parameter_count
+from stages.lib.noise import noisy_embeddings
 from stages.lib.params.fit import Adapters, Freeze
 from stages.lib.params.predict import Predict
 from stages.lib.process import UserError
@@ -122,9 +124,11 @@ def test_a_judge_sees_the_network_inside_whose_settings_its_generation_heeds(tmp
     assert seen == [("GPT2LMHeadModel", True)]
 
 
-def test_the_head_of_a_classifier_learns_as_a_whole_beside_adapters() -> None:
-    network = tiny.model(tiny.tokenizer("encoder"), architecture=tiny.ARCHITECTURES["bert"][0], labels=LABELS)
-    learner: Any = student(network, tiny.settings(adapters=Adapters()))
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_the_head_of_a_classifier_learns_as_a_whole_beside_adapters(name: str, quantize: bool) -> None:
+    network = tiny.model(tiny.tokenizer("encoder"), architecture=tiny.ARCHITECTURES[name][0], labels=LABELS)
+    learner: Any = student(network, tiny.settings(adapters=Adapters(quantize=quantize)))
     names = [name for name, weights in learner.named_parameters() if weights.requires_grad]
     assert any("classifier" in name and "lora" not in name for name in names)
     assert merged(learner).config.id2label == dict(enumerate(LABELS))
@@ -189,6 +193,34 @@ def test_noise_on_embeddings_changes_training_and_is_gone_afterwards(tmp_path: P
     ids = torch.tensor([[5, 6, 7]])
     embed = network.get_input_embeddings()
     assert torch.equal(embed(ids), embed(ids))
+
+
+def looked_up(table: Any, ids: torch.Tensor) -> torch.Tensor:
+    return F.embedding(ids, table.weight) * getattr(table, "embed_scale", 1.0)
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_noise_reaches_what_every_stack_reads(name: str) -> None:
+    architecture, kind = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(kind)
+    network, rows = (
+        tiny.model(tokens, architecture=architecture, dropout=0.0).train(),
+        [tiny.pair(tokens, tiny.FACTS[0])],
+    )
+    family = family_of(network)
+    batch = family.training_batch(rows, tokens.pad_token_id)
+    tables = [m for m in network.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings == len(tokens)]
+    plain, read = family.target_logits(network, batch), list[bool]()
+    with noisy_embeddings(network, 5.0):
+        for table in tables:  # behind the noise, which hooks have added by then
+            table.register_forward_hook(
+                lambda table, ids, output: read.append(torch.equal(output, looked_up(table, *ids)))
+            )
+        assert not torch.equal(family.target_logits(network, batch), plain)
+    assert read
+    assert not any(read)
+    assert torch.equal(family.target_logits(network, batch), plain)
+    assert read[-1]
 
 
 def test_the_highest_layer_learns_first_and_what_is_below_all_of_them_last(tmp_path: Path) -> None:

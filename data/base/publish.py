@@ -29,11 +29,15 @@ pipeline_tag: text-generation
 
 def main() -> None:
     disable_progress_bar()
+    if not MODEL.is_dir():
+        raise SystemExit(f"no model in {MODEL}: run `dvc repro` first")
+    network = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+    tokenizer, text = AutoTokenizer.from_pretrained(MODEL), card()
     shutil.rmtree(TARGET, ignore_errors=True)
-    AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16).save_pretrained(TARGET)
-    AutoTokenizer.from_pretrained(MODEL).save_pretrained(TARGET)
+    network.save_pretrained(TARGET)
+    tokenizer.save_pretrained(TARGET)
     shutil.copy("NOTICE", TARGET)
-    (TARGET / "README.md").write_text(card())
+    (TARGET / "README.md").write_text(text)
     size = sum(file.stat().st_size for file in TARGET.iterdir())
     print(f"{TARGET}: {size / 1e6:.1f} MB")
 
@@ -50,12 +54,12 @@ def card() -> str:
         f"needs no network: {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, tied embeddings, "
         f"{values['tokenize']['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
         f"positions. Weights are bfloat16.",
-        "**Data**: 80 MB of English: prose of 1813 to 1929 (64 %), textbooks, health answers and essays (25 %), how-to "
-        "pages of US agencies and conversations (11 %). `NOTICE` names each source with its licence: public domain, "
-        "CC0 and CC BY; none is share-alike.",
+        "**Data**: 80 MB of English: novels of 1813 to 1929 and children's stories of today (two thirds), textbooks, "
+        "health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). `NOTICE` "
+        "names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
         f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
         f"{fit['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, cosine schedule. "
-        f"Made by this project's own stages: `data/base/` holds the recipe, and `dvc repro` there makes it again.",
+        f"Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
         f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte (perplexity {scores['perplexity']:.4g} a token) "
         f"on {held_out:,} pieces of documents that were never trained on; pieces of the same books were.",
         "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "

@@ -5,6 +5,7 @@ import resource
 import sys
 
 import torch
+from torch import nn
 
 from stages.lib.process import UserError
 
@@ -13,7 +14,20 @@ def own_device() -> torch.device:
     """Of this process: its GPU, where there are any."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)  # what is asked of "the" GPU, such as its memory, is asked of this one
+    return device
+
+
+def move_to_own_device(network: nn.Module) -> None:
+    """Raises UserError where the weights alone are too much for it."""
+    try:
+        network.to(own_device())
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "params.yaml: model: its weights do not fit into the memory of this GPU; name a smaller one, or quantize "
+            "it: fit -> adapters: {kind: lora, rank: 8, quantize: true}"
+        ) from None
 
 
 def bfloat16_wanted(precision: str) -> bool:

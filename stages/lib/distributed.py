@@ -1,13 +1,8 @@
-"""Several processes that share every batch of a fit, started by torchrun or accelerate."""
+"""Several processes that share every batch of a fit, on one machine or several, started by torchrun's launcher."""
 
-import json
 import logging
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -16,7 +11,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stages.lib.batches import cores
 from stages.lib.params.fit import Fit
-from stages.lib.process import UserError, die_with_parent
+from stages.lib.process import UserError
 
 _SAVING_SECONDS = 600  # that processes get to save themselves in, after SIGTERM
 _STARTED = "TEXTGEN_STARTED"  # in the environment of the processes that share a fit
@@ -28,7 +23,9 @@ def is_worker() -> bool:
 
 
 def share(module: str, settings: Fit) -> bool:
-    """Runs the stage once more, in the processes that `fit.processes` or `fit.accelerate` ask for, and waits for them.
+    """Runs the stage once more, in the processes that `fit.processes` asks for, and waits for them. Where `fit.nodes`
+    asks for several machines, the stage is started on each, in a folder that all see, and they meet at
+    `fit.rendezvous`.
 
     Returns:
         False where one process is enough, or this is one of them: the work is to be done here.
@@ -37,27 +34,21 @@ def share(module: str, settings: Fit) -> bool:
         UserError: there are fewer GPUs.
         SystemExit: with the exit code of the first process that failed; it has said why.
     """
-    if is_worker() or (settings.processes == 1 and settings.accelerate is None):
+    if is_worker() or settings.processes * settings.nodes == 1:
         return False
-    if torch.cuda.is_available() and settings.accelerate is None and settings.processes > torch.cuda.device_count():
+    if torch.cuda.is_available() and settings.processes > torch.cuda.device_count():
         raise UserError(f"params.yaml: fit -> processes: there are {torch.cuda.device_count()} GPUs, one for each")
     os.environ[_STARTED] = module
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a warning on speed, from every process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // settings.processes)))
-    code = _torchrun(module, settings.processes) if settings.accelerate is None else _accelerate(module, settings)
-    if code:
-        raise SystemExit(code)
-    return True
-
-
-def _torchrun(module: str, processes: int) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # of a failure, the process itself has told
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
+        min_nodes=settings.nodes,
+        max_nodes=settings.nodes,
+        nproc_per_node=settings.processes,
+        run_id="fit",
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=settings.rendezvous or "localhost:0",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
         shutdown_timeout=_SAVING_SECONDS,
@@ -65,18 +56,7 @@ def _torchrun(module: str, processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", module)
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        raise SystemExit(error.get_first_failure()[1].exitcode) from None
     except SignalException as error:  # the processes have got it too, and saved themselves
-        return 128 + error.sigval
-    return 0
-
-
-def _accelerate(module: str, settings: Fit) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "accelerate.json"  # its reader takes YAML's `no`, a precision, for false
-        config.write_text(json.dumps(settings.accelerate))
-        command = ["-m", "accelerate.commands.launch", "--config_file", str(config), "-m", module]
-        with subprocess.Popen([sys.executable, *command], preexec_fn=die_with_parent) as process:
-            signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-            code = process.wait()
-        return code if code >= 0 else 128 - code
+        raise SystemExit(128 + error.sigval) from None
+    return True

@@ -5,13 +5,14 @@ transformers' Trainer does the work; what is ours is the batches, the loss, when
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -27,15 +28,16 @@ from transformers.training_args import ParallelMode
 from transformers.utils.logging import set_verbosity_error
 
 from stages.lib.checkpoints import mark_complete, mean_weights, newest_complete
-from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
+from stages.lib.devices import bfloat16_wanted, move_to_own_device, own_device, peak_memory
 from stages.lib.families import family_of
 from stages.lib.families.causal import FAMILY as CAUSAL
 from stages.lib.families.causal import Causal, accepted_by
 from stages.lib.families.family import Batch, Family, on_device
-from stages.lib.kernels import fuse
-from stages.lib.loading import BatchOf, BatchSampler, Collator, Load, Loader, batches_an_epoch
+from stages.lib.kernels import check_compiler, check_liger, fuse, use_attention
+from stages.lib.loading import BatchOf, BatchSampler, Collator, Load, Loader, batches_an_epoch, divided, pairs_in
 from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
+from stages.lib.noise import noisy_embeddings
 from stages.lib.pairs import Pairs
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -95,19 +97,28 @@ def fit(
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
-    network.to(own_device())  # type: ignore[arg-type]
-    for pairs in (train, validation):
-        check_room(family_of(network), network.config, pairs)
-    check_reads_source(network, train)
+    move_to_own_device(network)
+    try:
+        return _fitted(network, train, validation, settings, machine, folder, title, judge)
+    except torch.OutOfMemoryError:
+        raise UserError(_no_memory(title)) from None
+
+
+def _fitted(
+    network: PreTrainedModel,
+    train: Pairs,
+    validation: Pairs,
+    settings: Fit,
+    machine: Machine,
+    folder: Path,
+    title: str,
+    judge: Judge | None,
+) -> Curve:
+    _check(network, train, validation, settings, machine)
     fuse(network)
-    if batch_of(family_of(network), settings) == CAUSAL.flat_batch:
-        _check_flat(network, train)
-    if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
-        raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
-    check_reports(machine.report_to)
+    use_attention(network, settings)
     steps = update_steps(train, settings)
     arguments = _arguments(settings, steps, folder, machine, title)
-    _check_together(settings, arguments.world_size)
     trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
     set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
     with trainer.accelerator.main_process_first():
@@ -124,19 +135,35 @@ def fit(
             callbacks.append(Thaw(network, settings.freeze.thaw_epochs))
         for callback in (*callbacks, *reporters(machine.report_to)):
             trainer.add_callback(callback)
-        try:
+        with noisy_embeddings(network, settings.neftune_alpha):
             _train(trainer, checkpoint, settings.early_stopping_patience)
-            if asked_to_stop():
-                print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
-                raise SystemExit(128 + 15)
-            averaged = _averaged(trainer, folder, settings.average_best)
-        except torch.OutOfMemoryError:
-            raise UserError(trainer.no_memory()) from None
+        if asked_to_stop():
+            print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
+            raise SystemExit(128 + 15)
+        averaged = _averaged(trainer, folder, settings.average_best)
 
     def points(name: str) -> list[tuple[int, float]]:
         return [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
 
     return Curve(points("loss"), points("eval_loss"), points("eval_score"), averaged)
+
+
+def _check(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> None:
+    """Raises UserError for what would fail later, or teach nothing."""
+    for pairs in (train, validation):
+        check_room(family_of(network), network.config, pairs)
+    check_reads_source(network, train)
+    if batch_of(family_of(network), settings) == CAUSAL.flat_batch:
+        _check_flat(network, train)
+    if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
+        raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
+    if settings.liger:
+        check_liger(network)
+    if settings.compile:
+        check_compiler()
+    if settings.freeze.thaw_epochs and settings.processes * settings.nodes > 1:
+        raise UserError("fit -> freeze -> thaw_epochs: only with one process, since all must know what learns")
+    check_reports(machine.report_to)
 
 
 def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | None) -> None:
@@ -148,11 +175,6 @@ def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | N
             take(trainer.network, mean_weights([checkpoint.with_name(f"checkpoint-{best_steps(state, 1)[0]}")]))
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def _check_together(settings: Fit, processes: int) -> None:
-    if settings.freeze.thaw_epochs and processes > 1:
-        raise UserError("fit -> freeze -> thaw_epochs: only with one process, since all must know what learns")
 
 
 def batch_of(family: Family, settings: Fit) -> BatchOf:
@@ -181,31 +203,45 @@ def _check_flat(network: PreTrainedModel, train: Pairs) -> None:
         )
 
 
-def estimate(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit) -> tuple[float, int]:
-    """Seconds that a fit takes, and bytes of memory at its peak: by computing its longest batch once, then a usual one
-    with a watch. What chance draws afterwards is what it would have drawn.
+def estimate(
+    network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine
+) -> tuple[float, int]:
+    """Seconds that a fit takes, and bytes of memory at its peak in each process: by computing a process's share of its
+    longest batch once, then of a usual one with a watch.
 
     Raises:
         torch.OutOfMemoryError: the longest batch does not fit as a whole.
+        UserError: not even the weights do.
     """
-    family, device = family_of(network), own_device()
-    network.to(device).train()  # type: ignore[arg-type]
+    family, device, processes = family_of(network), own_device(), settings.processes * settings.nodes
+    move_to_own_device(network)
+    network.train()
+    if machine.gradient_checkpointing and network.supports_gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
     pad_id = int(network.config.pad_token_id)
     collator = Collator(batch_of(family, settings), pad_id, settings.micro_batch_tokens, train[0])
     lengths = train.lengths()
     order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
-    with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
+    with torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = _now(device)
-            for part in collator([train[index] for index in batch])["parts"]:
-                summed_loss(family, network, on_device(part, network), settings.label_smoothing).backward()
+            for part in collator([train[index] for index in batch[::processes]])["parts"]:
+                _loss(family, network, on_device(part, network), settings).backward()
             network.zero_grad()
     seconds = (_now(device) - begun) * update_steps(train, settings)
     # without gradients a pass takes a third
     seconds += seconds / settings.epochs / 3 * settings.validations * int(validation.lengths().sum()) / lengths.sum()
+    # Adam's two of each weight that learns
     moments = 8 * sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
-    return seconds / settings.processes, peak_memory() + moments
+    return seconds, peak_memory() + moments
+
+
+def _loss(family: Family, network: nn.Module, part: Batch, settings: Fit) -> Tensor:
+    """Summed over the targets of a part, as it is optimised but for L1."""
+    if settings.r_drop:
+        return agreeing_loss(family, network, part, settings.label_smoothing, settings.r_drop)
+    return summed_loss(family, network, part, settings.label_smoothing)
 
 
 def _now(device: torch.device) -> float:
@@ -244,10 +280,11 @@ def _arguments(settings: Fit, steps: int, folder: Path, machine: Machine, title:
         warmup_steps=round(settings.warmup_fraction * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        neftune_noise_alpha=settings.neftune_alpha or None,
         optim="adamw_torch_fused",
         bf16=bfloat16_wanted(settings.precision),
         torch_compile=settings.compile,
+        use_liger_kernel=settings.liger,
+        liger_kernel_config={"fused_linear_cross_entropy": False},  # our logits are those of targets alone
         use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
         activation_checkpointing=machine.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
@@ -316,7 +353,7 @@ class _TargetTrainer(Trainer):
         load: Load = self._prepare_inputs(inputs)  # type: ignore[assignment]
         self.tokens += load["tokens"]
         while True:
-            parts = [half for part in load["parts"] for half in _divided(part, 2**self.halvings)]
+            parts = [half for part in load["parts"] for half in divided(part, 2**self.halvings)]
             try:
                 loss = self._accumulated(model, parts, num_items_in_batch)
                 break
@@ -330,7 +367,7 @@ class _TargetTrainer(Trainer):
         for place, part in enumerate(parts):
             is_last = place == len(parts) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
-                loss = self._loss(model, part)
+                loss = _loss(self._family, model, part, self._settings)
                 # the gradients of several processes are averaged, so each one's share is scaled up
                 loss = loss / targets * self.args.world_size
                 if self._settings.l1 and is_last:
@@ -340,16 +377,11 @@ class _TargetTrainer(Trainer):
             total += loss.detach()
         return total
 
-    def _loss(self, model: nn.Module, part: Batch) -> Tensor:
-        if self._settings.r_drop:
-            return agreeing_loss(self._family, model, part, self._settings.label_smoothing, self._settings.r_drop)
-        return summed_loss(self._family, model, part, self._settings.label_smoothing)
-
     def _halve(self, model: nn.Module, parts: list[Batch]) -> None:
         """After memory has ended: smaller parts from now on, and none of the gradients so far."""
-        largest = max(len(part["labels"]) for part in parts)
+        largest = max(map(pairs_in, parts))
         if largest == 1 or self.args.world_size > 1:  # the other processes wait for this one's gradients
-            raise UserError(self.no_memory())
+            raise UserError(_no_memory(self._title, f" at step {self.state.global_step + 1}"))
         self.halvings += 1
         model.zero_grad()
         torch.cuda.empty_cache()
@@ -357,16 +389,10 @@ class _TargetTrainer(Trainer):
             f"{self._title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
         )
 
-    def no_memory(self) -> str:
-        return (
-            f"{self._title}: memory has ended at step {self.state.global_step + 1}; lower fit.micro_batch_tokens, the "
-            f"lengths in tokenize or machine.generation_batch_size, or set machine.gradient_checkpointing"
-        )
-
     def _check_finite(self, loss: Tensor) -> None:
         """Raises Diverged, in every process, where the loss of the batch at hand is no number in one of them."""
-        finite = torch.isfinite(loss).float()
-        if (self.accelerator.reduce(finite, "min") if self.args.world_size > 1 else finite).item():
+        broken_here = (~torch.isfinite(loss)).float()
+        if not (self.accelerator.reduce(broken_here, "sum") if self.args.world_size > 1 else broken_here).item():
             return
         batch = self._order.at(self.state.global_step)
         to_blame = [self._train[index] for index in batch]
@@ -384,22 +410,32 @@ class _TargetTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         metrics = {"eval_loss": self._validation_loss()}
         if self._judge is not None:
-            metrics["eval_score"] = self._judge(inner(self.network))
+            metrics["eval_score"] = self._score()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def validation(self) -> float:
         """The score of the network as it is, or its loss where no score is asked for."""
-        return self._validation_loss() if self._judge is None else self._judge(inner(self.network))
+        return self._validation_loss() if self._judge is None else self._score()
+
+    def _score(self) -> float:
+        assert self._judge is not None
+        with self._autocast():
+            return self._judge(inner(self.network))
+
+    def _autocast(self) -> torch.autocast:
+        """As in training, also where Trainer has not wrapped the network: below adapters, or before it trains."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, self.args.bf16)
 
     def _validation_loss(self) -> float:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
         size, limit = self._settings.batch_size, self._settings.micro_batch_tokens
         losses = pair_losses(self.network, self._validation, own, size, limit)
         sums = torch.zeros(2, dtype=torch.float64)
-        for _, loss, tokens in losses:
-            sums += torch.tensor([loss, tokens], dtype=torch.float64)
+        with self._autocast():
+            for _, loss, tokens in losses:
+                sums += torch.tensor([loss, tokens], dtype=torch.float64)
         total_loss, total_tokens = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
         if not math.isfinite(total_loss):
             raise Diverged(
@@ -407,6 +443,13 @@ class _TargetTrainer(Trainer):
                 f"fit.learning_rate or fit.max_grad_norm"
             )
         return float(total_loss / total_tokens)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights by the names that the network has for them: by those of the hub, not all would be found again."""
+        if isinstance(self.network, PeftModel):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            self.network.save_pretrained(output_dir or str(self.args.output_dir), save_original_format=False)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # of every process, for the first one to save: what is left of each one's losses since the last point
@@ -427,10 +470,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _divided(part: Batch, pieces: int) -> Iterator[Batch]:
-    if pieces == 1:
-        yield part
-        return
-    size = math.ceil(len(part["labels"]) / pieces)
-    for start in range(0, len(part["labels"]), size):
-        yield {name: rows[start : start + size] for name, rows in part.items()}
+def _no_memory(title: str, where: str = "") -> str:
+    return (
+        f"{title}: memory has ended{where}; lower fit.micro_batch_tokens, the lengths in tokenize or "
+        f"machine.generation_batch_size, or set machine.gradient_checkpointing"
+    )

@@ -1,7 +1,19 @@
-"""Functions of a model that transformers composes of many steps, computed by torch in one."""
+"""How a model computes what it computes: kernels that take fewer steps, with the same result but for rounding."""
 
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from shutil import which
+
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
+
+from stages.lib.devices import bfloat16_wanted
+from stages.lib.params.fit import Fit
+from stages.lib.process import UserError
+from stages.lib.vocabulary import first_line
 
 
 def fuse(network: nn.Module) -> None:
@@ -11,3 +23,45 @@ def fuse(network: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, GELUTanh())
+
+
+def use_attention(network: PreTrainedModel, settings: Fit) -> None:
+    """Lets every attention of the model be computed as `fit.attention` says, if that says anything.
+
+    Raises:
+        UserError: this model, this machine or what is installed can't.
+    """
+    wanted = settings.attention
+    if wanted is None:
+        return
+    place = f"params.yaml: fit -> attention: {wanted}"
+    if wanted.startswith("flash") and not (torch.cuda.is_available() and bfloat16_wanted(settings.precision)):
+        raise UserError(f"{place} needs a GPU and `precision: bfloat16`; write sdpa or null")
+    before = network.config._attn_implementation
+    try:
+        network.set_attn_implementation(wanted)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{place}: {first_line(error)}") from None
+    if network.config._attn_implementation == before != wanted:
+        raise UserError(f"{place} is nothing that {type(network).__name__} can change to; write null")
+
+
+def check_compiler() -> None:
+    """Raises UserError where `fit.compile` has nothing to compile with."""
+    variable, names = ("CC", ("cc", "gcc", "clang")) if torch.cuda.is_available() else ("CXX", ("g++", "clang++"))
+    if variable not in os.environ and not any(map(which, names)):
+        raise UserError(
+            f"params.yaml: fit -> compile: no compiler here ({', '.join(names)}); install one, or write false"
+        )
+
+
+def check_liger(network: PreTrainedModel) -> None:
+    """Raises UserError where `fit.liger` can't have Liger kernels (Hsu et al. 2024), which Trainer puts in."""
+    place = "params.yaml: fit -> liger"
+    if not torch.cuda.is_available():
+        raise UserError(f"{place}: only on a GPU; write false")
+    if find_spec("liger_kernel") is None:
+        raise UserError(f"{place}: not installed; `pip install liger-kernel`, or write false")
+    known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
+    if network.config.model_type not in known:
+        raise UserError(f"{place}: there are no kernels for {network.config.model_type}; write false")

@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypedDict
 
 import numpy as np
@@ -122,6 +123,33 @@ class Collator:
         parts = [self._batch_of(pairs[own], self._pad_id) for own in cut(read, written, self._max_tokens)]
         targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
         return {"parts": parts, "tokens": sum(read) + sum(written), "targets": targets}
+
+
+def pairs_in(part: Batch) -> int:
+    """Pairs of a part: its rows, or, where they stand end to end in one, as often as positions begin anew."""
+    return int((part["position_ids"] == 0).sum()) if "keep" in part else len(part["labels"])
+
+
+def divided(part: Batch, pieces: int) -> Iterator[Batch]:
+    """A part in so many smaller ones of as many pairs each, or fewer where it has not as many."""
+    if pieces == 1:
+        yield part
+        return
+    size = math.ceil(pairs_in(part) / pieces)
+    if "keep" not in part:
+        for start in range(0, len(part["labels"]), size):
+            yield {name: rows[start : start + size] for name, rows in part.items()}
+        return
+    begins = (part["position_ids"][0] == 0).nonzero().flatten().tolist()
+    borders = [*begins[::size], part["position_ids"].shape[1]]
+    for start, end in pairwise(borders):
+        own = (part["keep"] >= start) & (part["keep"] < end)
+        yield {
+            "input_ids": part["input_ids"][:, start:end],
+            "position_ids": part["position_ids"][:, start:end],
+            "labels": part["labels"][:, own],
+            "keep": part["keep"][own] - start,
+        }
 
 
 def _outlive_sigterm(worker: int) -> None:

@@ -20,13 +20,22 @@ def summed_loss(family: Family, network: nn.Module, batch: Batch, label_smoothin
 def agreeing_loss(family: Family, network: nn.Module, batch: Batch, label_smoothing: float, weight: float) -> Tensor:
     """The same of two passes under different dropout, and `weight` times how far apart they are: R-Drop (Liang et al.
     2021, equation 4, halved, so that its scale is that of one pass)."""
-    twice = {name: torch.cat([rows, rows]) if rows.dim() > 1 else rows for name, rows in batch.items()}
+    twice = _twice(batch)
     logits = family.target_logits(network, twice)
     loss = _cross_entropy(logits, twice["labels"], label_smoothing)
     first, second = logits[twice["labels"] != IGNORED].float().log_softmax(-1).chunk(2)
     apart = F.kl_div(first, second, reduction="sum", log_target=True)
     apart = apart + F.kl_div(second, first, reduction="sum", log_target=True)
     return loss / 2 + weight * apart / 4
+
+
+def _twice(batch: Batch) -> Batch:
+    """All pairs, and all of them again behind: as further rows, or further on in the one row of pairs end to end."""
+    behind = 1 if "keep" in batch else 0
+    twice = {name: torch.cat([rows, rows], behind) for name, rows in batch.items() if name != "keep"}
+    if "keep" in batch:
+        twice["keep"] = torch.cat([batch["keep"], batch["keep"] + batch["input_ids"].shape[1]])
+    return twice
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -5,12 +5,14 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 << 20  # bytes: the most that glibc takes
+_FIRST_TELLS = 5  # seconds: processes that share a fit mostly fail alike, and the first one's end is that of all
 
 
 class UserError(Exception):
@@ -31,6 +33,8 @@ def launch(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        if not is_first():
+            time.sleep(_FIRST_TELLS)
         for line in error.lines:
             print(line, file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,6 @@
 """Frozen weights in 4 bits, NormalFloat, below adapters (QLoRA: Dettmers et al. 2023)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,19 +9,20 @@ from transformers import PreTrainedModel
 from stages.lib.process import UserError
 
 
-def quantize(network: PreTrainedModel) -> None:
-    """Puts linear layers into 4 bits, in place; not the output layer, heads of new weights, and what the architecture
-    itself keeps in full, such as T5's `wo`.
+def quantize(network: PreTrainedModel, heads: Sequence[str]) -> None:
+    """Puts linear layers into 4 bits, in place; not the output layer, `heads` (of new weights, names of children), and
+    what the architecture itself keeps in full, such as T5's `wo`.
 
     Raises:
         UserError: bitsandbytes is not installed, or there is nothing to quantize.
     """
     kernels = _bitsandbytes()
     kept = getattr(network, "_keep_in_fp32_modules", None) or ()
+    whole = {network.get_output_embeddings(), *(part for name in heads for part in getattr(network, name).modules())}
     found = [
         (parent, name, layer)
         for parent, name, layer in _children(network, nn.Linear)
-        if layer is not network.get_output_embeddings() and parent is not network and name not in kept
+        if layer not in whole and parent is not network and name not in kept
     ]
     if not found:
         raise UserError(f"fit -> adapters -> quantize: {type(network).__name__} has no linear layers inside")
@@ -44,13 +45,14 @@ def size(weights: nn.Parameter) -> int:
 
 
 def dequantize(network: nn.Module) -> None:
-    """The other way, in place: float32 weights of exactly the values that 4 bits held, and training saw."""
+    """The other way, in place, and on the CPU: float32 weights of exactly the values that 4 bits held, and training
+    saw."""
     kernels = _bitsandbytes()
     for parent, name, small in _children(network, kernels.nn.Linear4bit):
-        layer = nn.Linear(small.in_features, small.out_features, bias=False, device=small.weight.device)
-        layer.weight.data = kernels.functional.dequantize_4bit(small.weight.data, small.weight.quant_state)
+        layer = nn.Linear(small.in_features, small.out_features, bias=False)
+        layer.weight.data = kernels.functional.dequantize_4bit(small.weight.data, small.weight.quant_state).cpu()
         if small.bias is not None:
-            layer.bias = nn.Parameter(small.bias.float())
+            layer.bias = nn.Parameter(small.bias.float().cpu())
         setattr(parent, name, layer)
 
 

@@ -29,8 +29,11 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "optu
 
 
 @contextmanager
-def scratch(stage: str) -> Iterator[Path]:
+def scratch(stage: str, nodes: int = 1) -> Iterator[Path]:
     """A folder for the state of this stage with these inputs, removed when the block ends well.
+
+    Args:
+        nodes: machines that do this work together, each in a stage of its own.
 
     Raises:
         UserError: another process works in it.
@@ -43,7 +46,7 @@ def scratch(stage: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_EX if nodes == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise UserError(f"{stage}: process {lock.read().strip()} does this work already; wait or stop it") from None
@@ -51,7 +54,7 @@ def scratch(stage: str) -> Iterator[Path]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=nodes > 1)  # another one may have come first
 
 
 def _forget(states: Path) -> None:

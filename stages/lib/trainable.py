@@ -15,7 +15,8 @@ from stages.lib.quantized import dequantize, is_quantized, quantize
 from stages.lib.vocabulary import first_line
 
 _LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # as the models of transformers name their stacks
-_HEADS = ("classifier", "score", "classification_head")  # new weights: with adapters, these learn as a whole
+# new weights: with adapters, these learn as a whole
+_HEADS = ("classifier", "pre_classifier", "score", "classification_head")
 
 
 def student(network: PreTrainedModel, settings: Fit) -> PreTrainedModel:
@@ -42,10 +43,12 @@ def merged(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def _beside_whole_weights(network: PeftModel) -> PeftModel:
-    """The same adapters, where the weights beside them are quantized no more: those can be added to."""
+    """The same adapters, where the weights beside them are quantized no more, and on the CPU, since a GPU may have no
+    room for them: those can be added to."""
     config, learned = network.peft_config["default"], get_peft_model_state_dict(network)
     base: Any = network.unload()
     dequantize(base)
+    base.cpu()
     wrapped: Any = get_peft_model(base, config)
     set_peft_model_state_dict(wrapped, learned)
     return cast(PeftModel, wrapped)
@@ -121,9 +124,9 @@ def _layers(names: Iterable[str]) -> dict[str, int]:
 
 
 def _adapted(network: PreTrainedModel, adapters: Adapters) -> PreTrainedModel:
-    if adapters.quantize:
-        quantize(network)
     heads = [name for name, _ in network.named_children() if name in _HEADS]
+    if adapters.quantize:
+        quantize(network, heads)
     config = LoraConfig(
         r=adapters.rank,
         lora_alpha=adapters.alpha,

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.base_quality
 
-Against: unigrams and trigrams of the same tokens (interpolated Kneser-Ney: Chen and Goodman 1999, section 4.1.6, one
+Against: unigrams and n-grams of the same tokens (interpolated Kneser-Ney: Chen and Goodman 1999, section 4.1.6, one
 discount an order), counted on the pieces that the base has read, and on the whole train split; a fit of the same model
 with a tenth of the updates; gzip and xz of the held-out text, which see nothing but that text.
 """
@@ -35,10 +35,12 @@ from stages.lib.vocabulary import open_vocabulary
 
 BASE = Path("data/base")
 SHIPPED = Path("data/raw/base")
+ORDERS = {"unigrams": 1, "trigrams": 3, "4-grams": 4, "5-grams": 5}
+BEFORE = max(ORDERS.values()) - 1  # end tokens in front of a stream, so that the first token has a context
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Probabilities = np.ndarray[Any, np.dtype[np.float64]]
-NGrams = Callable[[Counts], Probabilities]  # tokens -> probability of each but the first two, given those before it
+NGrams = Callable[[Counts], Probabilities]  # tokens -> probability of each behind BEFORE, given those before it
 Level = Callable[[Counts, Probabilities], Probabilities]  # n-grams, and their probabilities by the order below
 
 
@@ -52,16 +54,17 @@ def main() -> None:
     print(f"held out: {len(test):,} pieces, {size:,} bytes; bits per byte")
     for name, packed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
         _show(name, 8 * len(packed) / len(text))
-    for name, order, learned in (("unigrams", 1, read), ("trigrams", 3, read), ("trigrams of all of train", 3, every)):
-        nats = -np.log(kneser_ney(learned, len(tokenizer), order)(held_out)).sum()
-        _show(name, nats / math.log(2) / size)
+    for place, learned in (("of what the base has read", read), ("of all of train", every)):
+        for name, order in ORDERS.items():
+            nats = -np.log(kneser_ney(learned, len(tokenizer), order)(held_out)).sum()
+            _show(f"{name} {place}", nats / math.log(2) / size)
     _show("a tenth of the updates", _bits(_short_fit(train, tokenizer), test))
     _show("the base", read_json(BASE / "metrics/evaluate.json")["bits_per_byte"])
     _show("the base, as shipped", _bits(trained_model(SHIPPED, read_section(Model)), test))
 
 
 def _show(name: str, bits: float) -> None:
-    print(f"{name:<24}{bits:7.3f}", flush=True)
+    print(f"{name:<34}{bits:7.3f}", flush=True)
 
 
 def _read_by_the_base(train: Pairs) -> Iterator[Pair]:
@@ -74,8 +77,8 @@ def _read_by_the_base(train: Pairs) -> Iterator[Pair]:
 
 
 def _stream(pairs: Iterable[Pair], end: int) -> Counts:
-    """All targets end to end, behind two end tokens: a document begins behind the end of another."""
-    return np.concatenate([[end, end], *(pair.target_ids for pair in pairs)]).astype(np.int64)
+    """All targets end to end, behind end tokens: a document begins behind the end of another."""
+    return np.concatenate([[end] * BEFORE, *(pair.target_ids for pair in pairs)]).astype(np.int64)
 
 
 def _bits(network: PreTrainedModel, test: Pairs) -> float:
@@ -95,7 +98,7 @@ def _short_fit(train: Pairs, tokenizer: Any) -> PreTrainedModel:
 
 
 def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
-    """Tokens of a vocabulary of this `size` -> an interpolated model of n-grams of this order, 1 to 3."""
+    """Tokens of a vocabulary of this `size` -> an interpolated model of n-grams of this order."""
     keys, counts = np.unique(_grams(tokens, size, order), return_counts=True)
     levels: list[Level] = []
     for n in range(order, 0, -1):
@@ -104,7 +107,7 @@ def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
         keys, counts = np.unique(keys % size ** (n - 1), return_counts=True)
 
     def probabilities(stream: Counts) -> Probabilities:
-        result = np.full(len(stream) - 2, 1 / size)
+        result = np.full(len(stream) - BEFORE, 1 / size)
         for n, level in enumerate(levels, start=1):
             result = level(_grams(stream, size, n), result)
         return result
@@ -113,8 +116,8 @@ def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
 
 
 def _grams(stream: Counts, size: int, order: int) -> Counts:
-    """Each token but the first two, with those before it, as one number."""
-    return np.sum([stream[2 - n : len(stream) - n] * size**n for n in range(order)], axis=0)
+    """Each token behind BEFORE, with those before it, as one number."""
+    return np.sum([stream[BEFORE - n : len(stream) - n] * size**n for n in range(order)], axis=0)
 
 
 def _level(keys: Counts, counts: Counts, size: int) -> Level:

@@ -3,8 +3,9 @@ four tasks: validation loss along the way and the task's own metric on validatio
 
     python -m tests.benchmarks.base_start REAL_DATA [TASK ...]
 
-REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes the better of two learning
-rates by the validation loss of the first seed. Writes data/base/fine_tuning/TASK.csv, and draws all that lie there.
+REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes the best of three learning
+rates by the validation loss of the first seed. Writes data/base/fine_tuning/TASK.csv, losing rates included, and draws
+all that lie there.
 """
 
 import csv
@@ -40,7 +41,7 @@ SHIPPED = Path("data/raw/base")
 RESULTS = Path("data/base/fine_tuning")
 STARTS = ("base", "random")
 SEEDS = (1, 2, 3)
-LEARNING_RATES = (0.0007, 0.002)
+LEARNING_RATES = (0.0007, 0.002, 0.005)
 VALIDATION_PAIRS = 300
 
 
@@ -56,7 +57,7 @@ class Task:
 TASKS = {
     "sample": Task("the sample, 800 pairs", None, 800, 1.5, "bleu"),
     "e2e": Task("E2E, 500 pairs", "e2e", 500, 3.0, "bleu"),
-    "sst2": Task("SST-2, 2,000 sentences", "sst2", 2000, 1.0, "accuracy"),
+    "sst2": Task("SST-2, 2,000 sentences", "sst2", 2000, 4.0, "accuracy"),
     "style": Task("Shakespeare style, 1,000 pairs", "shakespeare_style", 1000, 1.0, "bleu"),
 }
 
@@ -90,10 +91,11 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
     for start, model in models.items():
         tried = {rate: _run(task, model, rate, SEEDS[0], folder) for rate in LEARNING_RATES}
         best = min(tried, key=lambda rate: min(loss for _, loss in tried[rate][0]))
-        runs = {SEEDS[0]: tried[best]} | {seed: _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
-        for seed, (curve, score) in runs.items():
+        runs = {(rate, SEEDS[0]): run for rate, run in tried.items()}
+        runs |= {(best, seed): _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
+        for (rate, seed), (curve, score) in runs.items():
             for step, loss in curve:
-                yield Row(start, best, seed, step, loss, score if step == curve[-1][0] else None)
+                yield Row(start, rate, seed, step, loss, score if step == curve[-1][0] else None)
 
 
 def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
@@ -158,7 +160,7 @@ def _summary(task: Task, rows: list[Row]) -> str:
     """Median over the seeds, and each seed's value."""
     lines = [task.title]
     for start in STARTS:
-        own = [row for row in rows if row.start == start]
+        own = _of(start, rows)
         losses = [min(row.loss for row in own if row.seed == seed) for seed in SEEDS]
         scores = [row.score for row in own if row.score is not None]
         shown = [
@@ -167,6 +169,12 @@ def _summary(task: Task, rows: list[Row]) -> str:
         ]
         lines.append(f"  {start:<8} learning rate {own[0].learning_rate:g}  loss {shown[0]}  {task.metric} {shown[1]}")
     return "\n".join(lines)
+
+
+def _of(start: str, rows: list[Row]) -> list[Row]:
+    """Those of its best learning rate, which alone has all seeds."""
+    best = next(row.learning_rate for row in rows if (row.start, row.seed) == (start, SEEDS[-1]))
+    return [row for row in rows if (row.start, row.learning_rate) == (start, best)]
 
 
 def draw() -> None:
@@ -183,7 +191,7 @@ def draw() -> None:
         rows = _read(RESULTS / f"{name}.csv")
         for start, colour in zip(STARTS, ("#1f6fb4", "#d1662a"), strict=True):
             for seed in SEEDS:
-                points = [(row.step, row.loss) for row in rows if (row.start, row.seed) == (start, seed)]
+                points = [(row.step, row.loss) for row in _of(start, rows) if row.seed == seed]
                 panel.plot(*zip(*points, strict=True), color=colour, label=start if seed == 1 else None)
         panel.set_title(TASKS[name].title, fontsize=9)
         panel.set_xlabel("updates")
@@ -194,5 +202,7 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:] or set(sys.argv[2:]) - TASKS.keys():
+        raise SystemExit(f"usage: python -m tests.benchmarks.base_start REAL_DATA [TASK ...], of {', '.join(TASKS)}")
     keep_freed_memory()
     main(Path(sys.argv[1]), sys.argv[2:])

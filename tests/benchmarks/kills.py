@@ -1,6 +1,7 @@
-"""Kills the sample's train stage with SIGKILL at random moments, again and again. Run: `python -m
-tests.benchmarks.kills [KILLS]`. Claims: every time it goes on from its newest checkpoint, and the model in the end is,
-byte for byte, that of a run that nobody killed."""
+"""Kills `dvc repro train` and its stage with SIGKILL, again and again: every other time at any moment from its launch
+on, else behind a new checkpoint. Run: `python -m tests.benchmarks.kills [KILLS]`. The model is the small one of the
+tests, on a hundred rows of the sample. Claims: every time it goes on from its newest checkpoint, and the model in the
+end is, byte for byte, that of a run that nobody killed."""
 
 import os
 import random
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from tests.test_pipeline import ENVIRONMENT, copy_of_the_project, edit, run
 
-INTERVAL, LONGEST_LIFE = 0.5, 4.0  # seconds: between checkpoints; of a run, from its first step on
+INTERVAL = 0.5  # seconds between checkpoints
+LONGEST_START, LONGEST_LIFE = 20.0, 4.0  # seconds that a run gets: from its launch on, or behind a new checkpoint
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
         for folder in (whole, killed):
             folder.mkdir()
             copy_of_the_project(folder)
-            edit(folder, "\nfit:\n  epochs: 1", f"\nfit:\n  epochs: {60 * kills}")
+            edit(folder, "\nfit:\n  epochs: 1", f"\nfit:\n  epochs: {30 * kills}")
             edit(folder, "checkpoint_seconds: 600", f"checkpoint_seconds: {INTERVAL}")
             run(folder, "dvc", "repro", "tune-hyperparameters")
         newest, done = 0, 0
@@ -44,7 +46,7 @@ def main() -> None:
 
 def _killed_run(folder: Path) -> int | None:
     """Step of the newest whole checkpoint that is left, or None where the run ended before."""
-    before = _newest(folder)
+    before, is_early = _newest(folder), random.random() < 0.5
     process = subprocess.Popen(
         ["dvc", "repro", "train"],
         cwd=folder,
@@ -54,9 +56,9 @@ def _killed_run(folder: Path) -> int | None:
         start_new_session=True,
     )
     try:
-        while process.poll() is None and _newest(folder) == before:  # it trains
+        while not is_early and process.poll() is None and _newest(folder) == before:
             time.sleep(0.05)
-        time.sleep(random.uniform(0, LONGEST_LIFE))
+        time.sleep(random.uniform(0, LONGEST_START if is_early else LONGEST_LIFE))
         return None if process.poll() is not None else _newest(folder)
     finally:
         if process.poll() is None:

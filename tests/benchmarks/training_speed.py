@@ -6,8 +6,8 @@ in a process of its own, in turn, so that a slow minute of the machine meets all
 the same validation pairs afterwards, by the same code, shows that all have learned alike. A step is timed from its
 begin to its end by a callback, and the first ones do not count.
 
-Claims: at least 3 times Trainer and 3.5 times SFTTrainer as a user starts them, 1.3 times each with length grouping,
-our allocator and no checkpointing of activations.
+At their best, the others get length grouping, our allocator and no checkpointing of activations. What came of it stands
+in the README, under Training.
 """
 
 import json

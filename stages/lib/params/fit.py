@@ -1,6 +1,6 @@
 """Section `fit`: the settings of one training run; tuning may search over any of them."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,8 +9,6 @@ from stages.lib.params import Section
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-
-_IN_PIECES = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # what accelerate calls them
 
 
 class Freeze(Section):
@@ -50,6 +48,8 @@ class Fit(Section):
     r_drop: Annotated[float, Field(ge=0)]
     max_grad_norm: Positive
     precision: Literal["float32", "bfloat16", "auto"]
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None
+    liger: bool
     compile: bool
     validations: Count
     choose_by: Literal["loss", "bleu", "chrf", "exact_match", "token_f1", "accuracy"]
@@ -59,12 +59,12 @@ class Fit(Section):
     freeze: Freeze
     adapters: Adapters | None
     processes: Count
-    accelerate: dict[str, Any] | None
+    nodes: Count
+    rendezvous: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")] | None
     seed: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _whole_in_each_process(self) -> Self:
-        kind = (self.accelerate or {}).get("distributed_type", "NO")
-        if kind in _IN_PIECES:
-            raise ValueError(f"accelerate: {kind} splits the model, and only whole ones can be saved; use MULTI_GPU")
+    def _meeting(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("rendezvous: several nodes need a place to meet, host:port of one of them")
         return self

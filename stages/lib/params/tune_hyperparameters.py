@@ -8,7 +8,7 @@ from stages.lib.params import Section, suggestion
 from stages.lib.params.fit import Fit
 
 # settings of `fit` that concern the stage `train` alone
-UNHEEDED = ("epochs", "processes", "accelerate", "choose_by", "choose_examples", "average_best")
+UNHEEDED = ("epochs", "processes", "nodes", "rendezvous", "choose_by", "choose_examples", "average_best")
 
 
 class Dimension(Section):
