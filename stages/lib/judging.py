@@ -18,11 +18,7 @@ from stages.lib.params.evaluate import Evaluate
 from stages.lib.params.fit import Fit
 from stages.lib.params.predict import Predict
 from stages.lib.predictions import Prediction
-from stages.lib.scores.answers import exact_match, token_f1
-from stages.lib.scores.labels import accuracy
-from stages.lib.scores.overlap import bleu, chrf
 
-_SCORES = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match, "token_f1": token_f1, "accuracy": accuracy}
 _CONVENTIONS = Evaluate.model_construct(lowercase=False, bleu_tokenizer="13a")
 
 
@@ -32,7 +28,13 @@ def judge_of(
     """What gives the score that `fit.choose_by` names, 0 to 100; None where the loss decides."""
     if settings.choose_by == "loss":
         return None
-    score = _SCORES[settings.choose_by]
+    # their libraries take seconds to import, which a fit that is judged by its loss can spare
+    from stages.lib.scores.answers import exact_match, token_f1
+    from stages.lib.scores.labels import accuracy
+    from stages.lib.scores.overlap import bleu, chrf
+
+    scores = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match, "token_f1": token_f1, "accuracy": accuracy}
+    score = scores[settings.choose_by]
     questions = [_question(list(own)) for own in _spread(validation, settings.choose_examples)]
     sources = [pairs[0].source_ids for pairs in questions]
     references = [[_text(tokenizer, labels, pair.target_ids) for pair in pairs] for pairs in questions]

@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,7 +44,7 @@ def base_model(
     Raises:
         UserError: no checkpoint at the place named, no weights in it, or an architecture that can't be built.
     """
-    set_seed(seed)
+    torch.manual_seed(seed)
     kind = model_kind(model)
     make = _built if model.name == "scratch" else _pretrained
     network = make(model, tokenizer, labels, dropout)

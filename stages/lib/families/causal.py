@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -102,8 +101,8 @@ def accepted_by(network: nn.Module) -> Collection[str]:
     """Names of what the network takes, below what several processes, torch.compile or adapters put around it."""
     while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
         network = inner
-    if isinstance(network, PeftModel):
-        network = network.get_base_model()
+    below: Any = getattr(network, "get_base_model", None)  # of peft, which takes seconds to import
+    network = below() if below else network
     return inspect.signature(type(network).forward).parameters.keys()
 
 
