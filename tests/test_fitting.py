@@ -1,12 +1,15 @@
 """A fit: what it learns, what it keeps, and that a killed one ends as if it had not been."""
 
 import dataclasses
+import math
 import os
 import resource
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,19 +17,20 @@ import torch
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
-from stages.lib import fitting, watching
+from stages.lib import devices, fitting, watching
 from stages.lib.checkpoints import mark_complete, step_of
 from stages.lib.families import causal
 from stages.lib.fitting import Curve, Diverged, estimate, fit
 from stages.lib.loading import pairs_in
 from stages.lib.losses import agreeing_loss, pair_losses, summed_loss
 from stages.lib.pairs import Pairs
-from stages.lib.params.fit import Fit
+from stages.lib.params.fit import Adapters, Fit
 from stages.lib.process import UserError
+from stages.lib.trainable import student
 from tests import tiny
 
 # a rate that rises until it wrecks the model, after a good start
-WRECKING = {"learning_rate": 0.5, "schedule": "constant", "warmup_fraction": 0.99, "max_grad_norm": 100.0}
+WRECKING = {"learning_rate": 1.0, "schedule": "constant", "warmup_fraction": 0.99, "max_grad_norm": 100.0}
 
 
 class Killed(Exception):
@@ -233,14 +237,22 @@ def test_patience_is_not_forgotten_by_a_kill(data: Pairs, tmp_path: Path, watch:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 40, "validations": 40, "early_stopping_patience": 3, **WRECKING}, {"epochs": 1.5}]
+    "settings",
+    [
+        {"epochs": 40, "validations": 40, "early_stopping_patience": 3, **WRECKING},
+        {"epochs": 1.5},
+        {"average_best": 3, "precision": "bfloat16", "epochs": 12, "validations": 6}
+        | {"learning_rate": 0.07, "schedule": "constant", "seed": 2},
+    ],
 )
 def test_a_fit_that_had_ended_when_it_was_killed_learns_no_more(
-    settings: dict[str, Any], data: Pairs, tmp_path: Path, watch: Watch
+    settings: dict[str, Any], data: Pairs, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: True)
     expected, curve = trained(data, tmp_path / "fit", tiny.settings(**settings))
     network, again = trained(data, tmp_path / "fit", tiny.settings(**settings))
     assert watch.began == [0]
+    assert bool(curve.averaged) == ("average_best" in settings)
     assert dataclasses.asdict(again) == dataclasses.asdict(curve)
     assert weights(network) == weights(expected)
 
@@ -322,6 +334,53 @@ def test_the_pairs_to_blame_for_it_are_named(data: Pairs, tmp_path: Path) -> Non
         "test: the training loss is no finite number at step 1: of 12 pairs in the batch, on colour: red; thing:"
     )
     assert "blue" not in line
+
+
+@pytest.mark.parametrize(("here", "elsewhere"), [(float("nan"), 0.0), (1.0, 1.0), (1.0, 0.0)])
+def test_a_loss_that_breaks_in_one_process_ends_every_one(data: Pairs, here: float, elsewhere: float) -> None:
+    """Else the others would wait for its gradients; and what is summed over them has to stay a number."""
+    broken = math.isnan(here) or elsewhere > 0
+
+    class Accelerator:
+        def reduce(self, own: torch.Tensor, how: str) -> torch.Tensor:
+            assert (own.item(), how) == (float(math.isnan(here)), "sum")
+            return own + elsewhere
+
+    trainer: Any = SimpleNamespace(
+        accelerator=Accelerator(),
+        args=SimpleNamespace(world_size=2),
+        state=SimpleNamespace(global_step=6),
+        network=tiny.model(tiny.tokenizer()),
+        title="test",
+        _order=SimpleNamespace(at=lambda step: [0, 1]),
+        _train=data,
+    )
+    with pytest.raises(Diverged, match="no finite number at step 7") if broken else nullcontext():
+        fitting._TargetTrainer._check_finite(trainer, torch.tensor(here))
+
+
+@pytest.mark.parametrize("adapters", [None, Adapters()])
+def test_validation_and_judge_compute_in_the_precision_of_training(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: Adapters | None
+) -> None:
+    monkeypatch.setattr(devices, "_has_bfloat16", lambda: True)
+    settings = tiny.settings(adapters=adapters, precision="bfloat16", choose_by="bleu", epochs=1, validations=1)
+    network = student(tiny.model(tiny.tokenizer()), settings)
+    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    head: Any = network.get_output_embeddings()
+
+    def note(module: Any, inputs: Any, logits: torch.Tensor) -> None:
+        if module.training or kinds[True]:  # what is checked before training counts for nothing
+            kinds[module.training].add(logits.dtype)
+
+    head.register_forward_hook(note)
+
+    def judge(judged: PreTrainedModel) -> float:
+        return float(torch.is_autocast_enabled("cpu"))
+
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", judge)
+    assert kinds == {True: {torch.bfloat16}, False: {torch.bfloat16}}
+    assert curve.scores == [(3, 1.0)]
 
 
 def test_a_pair_longer_than_the_context_is_refused_before_training(data: Pairs, tmp_path: Path) -> None:
@@ -425,12 +484,32 @@ def test_a_tracker_that_is_not_there_is_told_before_training(
         trained(data, tmp_path / "fit", tiny.settings(), report_to=[tracker])
 
 
-@pytest.mark.parametrize("parts", [None, 40])
-def test_what_a_fit_will_cost_is_told_without_changing_it(data: Pairs, tmp_path: Path, parts: int | None) -> None:
-    settings = tiny.settings(micro_batch_tokens=parts)
-    expected, _ = trained(data, tmp_path / "fit", settings)
-    network = tiny.model(tiny.tokenizer(), seed=settings.seed, dropout=settings.dropout)
-    seconds, memory = estimate(network, data, data, settings, tiny.machine())
+@pytest.mark.parametrize(
+    ("options", "checkpointing", "rows"),
+    [
+        ({}, False, 8),
+        ({"micro_batch_tokens": 40}, False, 8),
+        ({"r_drop": 1.0}, False, 16),
+        ({}, True, 16),
+        ({"processes": 2}, False, 4),
+    ],
+)
+def test_what_a_fit_will_cost_is_told_without_changing_it(
+    data: Pairs, tmp_path: Path, options: dict[str, Any], checkpointing: bool, rows: int
+) -> None:
+    """By two batches of four pairs, computed as in training."""
+    settings, passed = tiny.settings(**options), 0
+    expected, _ = trained(data, tmp_path / "fit", settings, gradient_checkpointing=checkpointing)
+    network: Any = tiny.model(tiny.tokenizer(), seed=settings.seed, dropout=settings.dropout)
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal passed
+        passed += inputs[0].shape[0]
+
+    hook = network.transformer.h[0].ln_1.register_forward_hook(count)
+    seconds, memory = estimate(network, data, data, settings, tiny.machine(gradient_checkpointing=checkpointing))
+    hook.remove()
+    assert passed == rows
     assert 0 < seconds < 60
     assert 2**27 < memory < 2**33
     fit(network, data, data, settings, tiny.machine(), tmp_path / "again", title="test")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.lib.kernels import check_liger, fuse, use_attention
+from stages.lib.kernels import check_compiler, check_liger, fuse, use_attention
 from stages.lib.process import UserError
 from tests import tiny
 
@@ -51,6 +51,17 @@ def test_what_needs_a_gpu_says_so() -> None:
         use_attention(network, tiny.settings(attention="flash_attention_2"))
     with pytest.raises(UserError, match="fit -> liger: only on a GPU"):
         check_liger(network)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.lib.kernels.which", lambda name: None)
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=r"fit -> compile: no compiler here \(.+\); install one, or write false"):
+        check_compiler()
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, "one of my own")
+    check_compiler()
 
 
 def test_liger_says_what_is_missing_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

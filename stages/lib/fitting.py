@@ -5,8 +5,8 @@ transformers' Trainer does the work; what is ours is the batches, the loss, when
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ Judge = Callable[[PreTrainedModel], float]  # gives a score of what a network wr
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 100
+# tokens that could be computed while the kernels of one more part are started; of a GPU an estimate
+_PART_COST = {"cpu": 64, "cuda": 8192}
 
 
 class Diverged(UserError):
@@ -97,43 +99,17 @@ def fit(
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
-    move_to_own_device(network)
-    try:
-        return _fitted(network, train, validation, settings, machine, folder, title, judge)
-    except torch.OutOfMemoryError:
-        raise UserError(_no_memory(title)) from None
-
-
-def _fitted(
-    network: PreTrainedModel,
-    train: Pairs,
-    validation: Pairs,
-    settings: Fit,
-    machine: Machine,
-    folder: Path,
-    title: str,
-    judge: Judge | None,
-) -> Curve:
-    _check(network, train, validation, settings, machine)
-    fuse(network)
-    use_attention(network, settings)
-    steps = update_steps(train, settings)
-    arguments = _arguments(settings, steps, folder, machine, title)
-    trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
-    set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
-    with trainer.accelerator.main_process_first():
-        checkpoint = newest_complete(folder)
-    with termination() as asked_to_stop:
-        callbacks: list[TrainerCallback] = [
-            Validations(steps, settings.validations),
-            Checkpoints(trainer, machine.checkpoint_seconds, settings.average_best, asked_to_stop),
-            Progress(trainer, title),
-        ]
-        if settings.early_stopping_patience is not None:
-            callbacks.append(Patience(settings.early_stopping_patience))
-        if settings.freeze.thaw_epochs:
-            callbacks.append(Thaw(network, settings.freeze.thaw_epochs))
-        for callback in (*callbacks, *reporters(machine.report_to)):
+    with _end_of_memory_told(title), termination() as asked_to_stop:
+        move_to_own_device(network)
+        _check(network, train, validation, settings, machine)
+        fuse(network)
+        use_attention(network, settings)
+        arguments = _arguments(settings, update_steps(train, settings), folder, machine, title)
+        trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
+        set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
+        with trainer.accelerator.main_process_first():
+            checkpoint = newest_complete(folder)
+        for callback in _callbacks(trainer, settings, machine, asked_to_stop):
             trainer.add_callback(callback)
         with noisy_embeddings(network, settings.neftune_alpha):
             _train(trainer, checkpoint, settings.early_stopping_patience)
@@ -166,6 +142,21 @@ def _check(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: 
     check_reports(machine.report_to)
 
 
+def _callbacks(
+    trainer: "_TargetTrainer", settings: Fit, machine: Machine, asked_to_stop: Callable[[], bool]
+) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [
+        Validations(trainer.args.max_steps, settings.validations),
+        Checkpoints(trainer, machine.checkpoint_seconds, settings.average_best, asked_to_stop),
+        Progress(trainer, trainer.title),
+    ]
+    if settings.early_stopping_patience is not None:
+        callbacks.append(Patience(settings.early_stopping_patience))
+    if settings.freeze.thaw_epochs:
+        callbacks.append(Thaw(trainer.network, settings.freeze.thaw_epochs))
+    return [*callbacks, *reporters(machine.report_to)]
+
+
 def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | None) -> None:
     """From the start, or on from a checkpoint; one that was the last is opened alone, since Trainer would go on."""
     if checkpoint is not None:
@@ -175,6 +166,11 @@ def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | N
             take(trainer.network, mean_weights([checkpoint.with_name(f"checkpoint-{best_steps(state, 1)[0]}")]))
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _collator(network: PreTrainedModel, train: Pairs, settings: Fit) -> Collator:
+    pad_id, part_cost = int(network.config.pad_token_id), _PART_COST[own_device().type]
+    return Collator(batch_of(family_of(network), settings), pad_id, part_cost, settings.micro_batch_tokens, train[0])
 
 
 def batch_of(family: Family, settings: Fit) -> BatchOf:
@@ -217,11 +213,9 @@ def estimate(
     move_to_own_device(network)
     network.train()
     if machine.gradient_checkpointing and network.supports_gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    pad_id = int(network.config.pad_token_id)
-    collator = Collator(batch_of(family, settings), pad_id, settings.micro_batch_tokens, train[0])
-    lengths = train.lengths()
-    order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    collator, lengths = _collator(network, train, settings), train.lengths()
+    order = BatchSampler(lengths, settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
     with torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
         for batch in (batches[-1], batches[len(batches) // 2]):
@@ -327,17 +321,16 @@ class _TargetTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._family = family_of(network)
         self.network, self._train, self._validation, self._settings = network, train, validation, settings
-        self._judge, self._title = judge, title
+        self._judge, self.title = judge, title
         decayed = set(self.get_decay_parameter_names(network))  # what weight decay reaches, L1 does
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
-        self._order = BatchSampler(train.source_lengths(), train.target_lengths(), settings, rank, world)
+        self._order = BatchSampler(train.lengths(), settings, rank, world)
         self.halvings = 0  # of every part, since memory ended; a checkpoint holds it
         self.tokens = 0  # read by this process
 
     def get_train_dataloader(self) -> Loader:
-        pad_id, limit = int(self.network.config.pad_token_id), self._settings.micro_batch_tokens
-        collator = Collator(batch_of(self._family, self._settings), pad_id, limit, self._train[0])
+        collator = _collator(self.network, self._train, self._settings)
         return Loader(self._train, self._order, collator, self.args.dataloader_num_workers)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
@@ -381,12 +374,12 @@ class _TargetTrainer(Trainer):
         """After memory has ended: smaller parts from now on, and none of the gradients so far."""
         largest = max(map(pairs_in, parts))
         if largest == 1 or self.args.world_size > 1:  # the other processes wait for this one's gradients
-            raise UserError(_no_memory(self._title, f" at step {self.state.global_step + 1}"))
+            raise UserError(_no_memory(self.title, f" at step {self.state.global_step + 1}"))
         self.halvings += 1
         model.zero_grad()
         torch.cuda.empty_cache()
         print(
-            f"{self._title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
+            f"{self.title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
         )
 
     def _check_finite(self, loss: Tensor) -> None:
@@ -397,7 +390,7 @@ class _TargetTrainer(Trainer):
         batch = self._order.at(self.state.global_step)
         to_blame = [self._train[index] for index in batch]
         broken = [pair for pair in to_blame if not torch.isfinite(losses_of(self.network, [pair])[0]).all()]
-        where = f"{self._title}: the training loss is no finite number at step {self.state.global_step + 1}"
+        where = f"{self.title}: the training loss is no finite number at step {self.state.global_step + 1}"
         if 0 < len(broken) < len(to_blame):
             names = _some([pair.id for pair in broken])
             raise Diverged(f"{where}: of {len(batch)} pairs in the batch, on {names} (ids as in data/prepare/train)")
@@ -439,7 +432,7 @@ class _TargetTrainer(Trainer):
         total_loss, total_tokens = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
         if not math.isfinite(total_loss):
             raise Diverged(
-                f"{self._title}: the validation loss is {total_loss} at step {self.state.global_step}; lower "
+                f"{self.title}: the validation loss is {total_loss} at step {self.state.global_step}; lower "
                 f"fit.learning_rate or fit.max_grad_norm"
             )
         return float(total_loss / total_tokens)
@@ -461,13 +454,21 @@ class _TargetTrainer(Trainer):
                 mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(
-                f"{self._title}: the checkpoint of step {self.state.global_step} can't be written to "
+                f"{self.title}: the checkpoint of step {self.state.global_step} can't be written to "
                 f"{self.args.output_dir} ({first_line(error)}); make room and run again: it goes on from the last"
             ) from None
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@contextmanager
+def _end_of_memory_told(title: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(_no_memory(title)) from None
 
 
 def _no_memory(title: str, where: str = "") -> str:

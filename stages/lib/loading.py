@@ -1,9 +1,10 @@
-"""Batches for training: pairs alike in length, shared among processes, and cut into parts that memory holds."""
+"""Batches for training: pairs by chance, shared among processes, and cut into parts of pairs alike in length."""
 
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import add
 from typing import Any, TypedDict
 
 import numpy as np
@@ -14,8 +15,6 @@ from stages.lib.families.family import IGNORED, Batch
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.fit import Fit
 
-_POOL = 49  # batches whose pairs are sorted together: enough for little padding, few enough for chance
-_GROUP = 7  # batches, of the pool sorted by source, that are sorted by target: the root, for most alike
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -31,16 +30,16 @@ class Load(TypedDict):
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Every pair once an epoch, in a new random order, alike in length within a batch; fixed by the seed and the epoch.
+    """Every pair once an epoch, in a new random order, which the seed and the epoch fix.
 
-    Batches hold `fit.batch_size` pairs, or about `fit.batch_tokens` tokens. Of each, process `rank` of `world` gets
-    every world-th pair, as long as those of the others.
+    Batches hold `fit.batch_size` pairs, or about `fit.batch_tokens` tokens, in the order of their lengths. Of each,
+    process `rank` of `world` gets every world-th pair, as long as those of the others.
     """
 
-    def __init__(self, sources: Indices, targets: Indices, settings: Fit, rank: int = 0, world: int = 1) -> None:
-        self._sources, self._targets, self._settings = sources, targets, settings
+    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world: int = 1) -> None:
+        self._lengths, self._settings = lengths, settings
         self._rank, self._world, self._epoch = rank, world, 0
-        self._count = batches_an_epoch(sources + targets, settings)
+        self._count = batches_an_epoch(lengths, settings)
 
     def __len__(self) -> int:
         return self._count
@@ -57,23 +56,15 @@ class BatchSampler(Sampler[list[int]]):
         return list(self.batches(epoch)[place].tolist())
 
     def batches(self, epoch: int) -> list[Indices]:
-        random = np.random.default_rng((self._settings.seed, epoch))
-        order = random.permutation(len(self._sources))
-        batch = math.ceil(len(order) / self._count)
-        for start in range(0, len(order), _POOL * batch):
-            pool = order[start : start + _POOL * batch]
-            pool[:] = pool[np.argsort(self._sources[pool], kind="stable")]
-            # alike in both lengths, since sources and targets are padded apart
-            for group in np.split(pool, range(_GROUP * batch, len(pool), _GROUP * batch)):
-                group[:] = group[np.argsort(self._targets[group], kind="stable")]
+        order = np.random.default_rng((self._settings.seed, epoch)).permutation(len(self._lengths))
         batches = np.split(order, self._borders(order))
-        return [batches[place] for place in random.permutation(len(batches))]
+        return [batch[np.argsort(self._lengths[batch], kind="stable")] for batch in batches]
 
     def _borders(self, order: Indices) -> Indices:
         if self._settings.batch_tokens is None:
             return np.arange(self._settings.batch_size, len(order), self._settings.batch_size)
         # where the tokens so far pass the next of equal shares: the same number of batches whatever the order
-        lengths = self._sources[order] + self._targets[order]
+        lengths = self._lengths[order]
         shares = np.arange(1, self._count) * (int(lengths.sum()) / self._count)
         borders = np.searchsorted(np.cumsum(lengths) - lengths, shares)
         # a pair longer than a share would leave the next batch empty: at least one pair in each
@@ -88,22 +79,31 @@ def batches_an_epoch(lengths: Indices, settings: Fit) -> int:
     return min(len(lengths), max(1, math.ceil(int(lengths.sum()) / settings.batch_tokens)))
 
 
-def cut(sources: Sequence[int], targets: Sequence[int], max_tokens: int | None) -> list[slice]:
-    """Consecutive pairs whose tokens, each source and target padded to the longest, are at most so many; the last
-    pairs, which are the longest as a rule, first."""
-    if max_tokens is None:
-        return [slice(0, len(sources))]
+def cut(sources: Sequence[int], targets: Sequence[int], part_cost: int, max_tokens: int | None) -> list[slice]:
+    """Consecutive pairs that are computed together, the last ones, which are the longest, first.
+
+    The least tokens altogether, each source and target padded to the longest of its part, and `part_cost` more for each
+    part; with `max_tokens`, none has more than so many, but always a pair. By dynamic programming over the ends of
+    parts.
+    """
+    limit = math.inf if max_tokens is None else max_tokens
+    without_pads = [0, *accumulate(map(add, sources, targets))]
+    least, begins = [0.0], [0]  # by the number of pairs: what the first so many cost, and where their last part begins
+    for end in range(1, len(sources) + 1):
+        best, begin, source, target = math.inf, end - 1, 0, 0
+        for start in range(end - 1, -1, -1):
+            source, target = max(source, sources[start]), max(target, targets[start])
+            tokens = (source + target) * (end - start)
+            if start < end - 1 and (tokens > limit or without_pads[start] + tokens + part_cost >= best):
+                break  # as will be all that begin before it, since pads only become more
+            if least[start] + tokens + part_cost < best:
+                best, begin = least[start] + tokens + part_cost, start
+        least.append(best)
+        begins.append(begin)
     slices, end = [], len(sources)
     while end:
-        start = end - 1
-        source, target = sources[start], targets[start]
-        while start:
-            wider = max(source, sources[start - 1]), max(target, targets[start - 1])
-            if sum(wider) * (end - start + 1) > max_tokens:
-                break
-            start, (source, target) = start - 1, wider
-        slices.append(slice(start, end))
-        end = start
+        slices.append(slice(begins[end], end))
+        end = begins[end]
     return slices
 
 
@@ -111,8 +111,9 @@ class Collator:
     """The pairs that a process got of a batch -> what it computes; without any, a pair that teaches nothing, since all
     processes take part in every update."""
 
-    def __init__(self, batch_of: BatchOf, pad_id: int, max_tokens: int | None, stand_in: Pair) -> None:
-        self._batch_of, self._pad_id, self._max_tokens, self._stand_in = batch_of, pad_id, max_tokens, stand_in
+    def __init__(self, batch_of: BatchOf, pad_id: int, part_cost: int, max_tokens: int | None, stand_in: Pair) -> None:
+        self._batch_of, self._pad_id, self._stand_in = batch_of, pad_id, stand_in
+        self._part_cost, self._max_tokens = part_cost, max_tokens
 
     def __call__(self, pairs: Sequence[Pair]) -> Load:
         if not pairs:
@@ -120,7 +121,8 @@ class Collator:
             nothing = torch.full_like(batch["labels"], IGNORED)
             return {"parts": [batch | {"labels": nothing}], "tokens": 0, "targets": 0}
         read, written = [len(pair.source_ids) for pair in pairs], [len(pair.target_ids) for pair in pairs]
-        parts = [self._batch_of(pairs[own], self._pad_id) for own in cut(read, written, self._max_tokens)]
+        slices = cut(read, written, self._part_cost, self._max_tokens)
+        parts = [self._batch_of(pairs[own], self._pad_id) for own in slices]
         targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
         return {"parts": parts, "tokens": sum(read) + sum(written), "targets": targets}
 

@@ -70,7 +70,7 @@ def _show(name: str, bits: float) -> None:
 def _read_by_the_base(train: Pairs) -> Iterator[Pair]:
     """The pieces of its batches."""
     settings = read_section(Fit, BASE / "params.yaml")
-    order = BatchSampler(train.source_lengths(), train.target_lengths(), settings)
+    order = BatchSampler(train.lengths(), settings)
     steps = update_steps(train, settings)
     batches = (batch for epoch in range(math.ceil(settings.epochs)) for batch in order.batches(epoch))
     return (train[int(index)] for batch in islice(batches, steps) for index in sorted(batch))

@@ -3,12 +3,15 @@
 Run: `python -m tests.benchmarks.training_speed [SETUP ...]`, on a machine that does nothing else. The same model,
 weights, pairs, pairs in an update, optimiser, schedule and number of updates for all, and float32. Each contender runs
 in a process of its own, in turn, so that a slow minute of the machine meets all of them; medians are compared. What
-counts is the tokens of the pairs in the batches, without pads, since by chance these are long or short ones. Loss on
-the same validation pairs afterwards, by the same code, shows that all have learned alike. A step is timed from its
-begin to its end by a callback, and the first ones do not count.
+counts is the tokens of the pairs in the batches, without pads, since by chance these are long or short ones. A step is
+timed from its begin to its end by a callback, and the first ones do not count.
 
-At their best, the others get length grouping, our allocator and no checkpointing of activations. What came of it stands
-in the README, under Training.
+What all have learned is shown by the loss on the same validation pairs, by the same code, at the end, and for `curves`
+on the way through more updates. Each round has a seed of its own; losses are means and standard deviations.
+
+At their best, the others get length grouping, our allocator and no checkpointing of activations. Grouping makes them
+faster and what they learn in an update less; our batches are by chance, as those of the others as started. What came of
+it stands in the README, under Training.
 """
 
 import json
@@ -68,6 +71,8 @@ class Setup:
     steps: int
     rounds: int
     vocabulary: int = 2048  # tokens that the model has room for; the sample teaches fewer
+    points: int = 1  # of the loss, the last one at the end
+    is_for_speed: bool = True
 
 
 SETUPS = {
@@ -75,12 +80,13 @@ SETUPS = {
     "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=12, rounds=2),
     "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=6, rounds=1, vocabulary=50_257),
     "t5-small": Setup(_T5, facts=1, batch=32, steps=8, rounds=2),
+    "curves": Setup(_SMALL, facts=1, batch=32, steps=120, rounds=3, points=6, is_for_speed=False),
 }
 
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
-        figures = worker(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+        figures = worker(sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]))
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(figures))
         return
@@ -107,35 +113,42 @@ def _longer(pairs: list[Pair], at: int, facts: int) -> Pair:
 
 
 def _compare(name: str, folder: Path) -> None:
-    setup, results = SETUPS[name], dict[str, list[dict[str, float]]]()
+    setup, results = SETUPS[name], dict[str, list[dict[str, Any]]]()
     contenders = [own for own in CONTENDERS if _takes_part(own, setup)]
-    for _ in range(setup.rounds):
+    for seed in range(1, setup.rounds + 1):
         for contender in contenders:
-            results.setdefault(contender, []).append(_run(name, contender, folder))
+            results.setdefault(contender, []).append(_run(name, contender, folder, seed))
     first = results["ours"][0]
     print(
         f"\n{name}: {first['parameters'] / 1e6:.1f} M parameters, {setup.batch} pairs an update, {setup.steps} updates"
     )
     ours = statistics.median(own["tokens_a_second"] for own in results["ours"])
-    print(f"{setup.rounds} rounds{'':25} tokens/s  ours is  loss after")
+    print(f"{setup.rounds} rounds{'':25} tokens/s  ours is  loss on the way")
     for contender, runs in results.items():
         speed = statistics.median(own["tokens_a_second"] for own in runs)
-        print(f"{contender:34} {speed:7,.0f}  {ours / speed:6.2f}x  {runs[0]['loss']:.3f}", flush=True)
-    if setup.architecture["model_type"] == "gpt2":  # whose weights all meet every token
+        losses = " ".join(map(_mean_and_spread, zip(*(own["losses"] for own in runs), strict=True)))
+        print(f"{contender:34} {speed:7,.0f}  {ours / speed:6.2f}x  {losses}", flush=True)
+    if setup.is_for_speed and setup.architecture["model_type"] == "gpt2":  # whose weights all meet every token
         peak = _matmul_peak()
         use = 6 * first["multiplied"] * ours / peak
         print(f"ours: {100 * use:.0f} % of the {peak / 1e9:.0f} GFLOP/s that a matrix product reaches here", flush=True)
 
 
+def _mean_and_spread(losses: tuple[float, ...]) -> str:
+    return f"{statistics.mean(losses):.3f}" + (f"±{statistics.stdev(losses):.3f}" if len(losses) > 1 else "")
+
+
 def _takes_part(contender: str, setup: Setup) -> bool:
     is_part = contender.startswith("ours without")
+    if not setup.is_for_speed:
+        return contender in ("ours", "Trainer as started", "Trainer at its best")
     if setup.architecture["model_type"] == "t5":
         return "SFTTrainer" not in contender and not is_part
     return not is_part or setup is SETUPS["gpt2-4M"]
 
 
-def _run(setup: str, contender: str, folder: Path) -> dict[str, float]:
-    command = ["-m", "tests.benchmarks.training_speed", "worker", setup, contender, str(folder)]
+def _run(setup: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
+    command = ["-m", "tests.benchmarks.training_speed", "worker", setup, contender, str(folder), str(seed)]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *command]
     environment = os.environ | {"TQDM_DISABLE": "1"}
     if contender.endswith("2 processes"):
@@ -143,7 +156,7 @@ def _run(setup: str, contender: str, folder: Path) -> dict[str, float]:
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{contender}: {done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(f"  {setup} {contender}: {result['tokens_a_second']:,.0f} tokens/s", flush=True)
     return result
 
@@ -160,9 +173,11 @@ def _matmul_peak() -> float:
 
 
 class Stopwatch(TrainerCallback):
-    def __init__(self) -> None:
+    def __init__(self, every: int, loss: Callable[[], float]) -> None:
         self.begun = self.seconds = 0.0
         self.tokens = 0
+        self.losses: list[float] = []
+        self._every, self._loss = every, loss
 
     def follow(self, trainer: Trainer) -> None:
         """Counts the tokens of every batch that is timed."""
@@ -182,6 +197,8 @@ class Stopwatch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.begun and state.global_step <= args.max_steps:
             self.seconds = time.monotonic() - self.begun
+        if state.global_step % self._every == 0:
+            self.losses.append(self._loss())
 
 
 def _tokens(inputs: Any) -> int:
@@ -201,25 +218,31 @@ class Task:
     train: Pairs
     validation: Pairs
     folder: Path
+    seed: int
     watch: Stopwatch
 
 
-def worker(setup_name: str, contender: str, folder: Path) -> dict[str, float]:
+def worker(setup_name: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
     """One contender, in this process."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     setup, tokenizer = SETUPS[setup_name], open_vocabulary(folder / "tokenize/tokenizer")
-    network = base_model(scratch_model(setup.architecture), tokenizer, [], dropout=0.1, seed=1)
+    network = base_model(scratch_model(setup.architecture), tokenizer, [], dropout=0.1, seed=seed)
     network.resize_token_embeddings(setup.vocabulary)
-    train, validation, watch = Pairs(folder / "train"), Pairs(folder / "validation"), Stopwatch()
+    train, validation = Pairs(folder / "train"), Pairs(folder / "validation")
+
+    def loss() -> float:
+        losses = list(pair_losses(network, validation, range(min(64, len(validation))), 16))
+        return sum(own for _, own, _ in losses) / sum(tokens for _, _, tokens in losses)
+
+    watch = Stopwatch(setup.steps // setup.points, loss)
     with tempfile.TemporaryDirectory() as place:
-        task = Task(setup, network, tokenizer, train, validation, Path(place), watch)
+        task = Task(setup, network, tokenizer, train, validation, Path(place), seed, watch)
         CONTENDERS[contender](task)
-    losses = list(pair_losses(network, validation, range(min(64, len(validation))), 16))
     return {
         "parameters": parameter_count(network),
         "multiplied": _multiplied(network),
         "tokens_a_second": watch.tokens * int(os.environ.get("WORLD_SIZE", "1")) / watch.seconds,
-        "loss": sum(loss for _, loss, _ in losses) / sum(tokens for _, _, tokens in losses),
+        "losses": watch.losses,
     }
 
 
@@ -245,6 +268,7 @@ def _fit(task: Task) -> None:
         warmup_fraction=0.0,
         validations=1,
         weight_decay=0.0,
+        seed=task.seed,
     )
 
     class Watched(Progress):
@@ -269,17 +293,9 @@ def without_allocator(task: Task) -> None:
     _fit(task)
 
 
-def without_length_batches(task: Task) -> None:
-    fitting._TargetTrainer.get_train_dataloader = _shuffled(fitting._TargetTrainer.get_train_dataloader)  # type: ignore
+def without_parts(task: Task) -> None:
+    vars(fitting)["_PART_COST"] = {"cpu": 10**9}
     ours(task)
-
-
-def _shuffled(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def shuffled(trainer: Any) -> Any:
-        trainer._order._sources = trainer._order._targets = trainer._order._sources * 0 + 1
-        return get(trainer)
-
-    return shuffled
 
 
 def without_target_logits(task: Task) -> None:
@@ -332,6 +348,7 @@ def _shared(task: Task) -> dict[str, Any]:
         "output_dir": str(task.folder / "other"),
         "per_device_train_batch_size": task.setup.batch,
         "max_steps": task.setup.steps,
+        "seed": task.seed,
         "learning_rate": LEARNING_RATE,
         "save_strategy": "no",
         "report_to": "none",
@@ -380,7 +397,7 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "SFTTrainer at its best": sft_at_its_best,
     "ours, 2 processes": ours,
     "ours without allocator": without_allocator,
-    "ours without length batches": without_length_batches,
+    "ours without parts": without_parts,
     "ours without target logits": without_target_logits,
     "ours without fused GELU": without_fused_gelu,
 }
