@@ -23,7 +23,7 @@ reruns: $(READY)  ## say which stages would run, and why
 	@python -m stages.tools.reruns
 
 test: $(READY)  ## the tests
-	@OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal
 
 bench: $(READY)  ## the measurements, after make repro; CHECKPOINT=folder: a causal model to start from
 	@python -m tests.benchmarks.data_scale

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.lib.attention import PAIRS_APART
 from stages.lib.decoding import Decoded, decode
 from stages.lib.families import causal, family_for, family_of, family_of_saved, kind_of
 from stages.lib.fitting import fit
+from stages.lib.kernels import use_attention
 from stages.lib.losses import pair_losses, summed_loss
 from stages.lib.models import base_model, check_reads_source
 from stages.lib.pairs import Pair, Pairs, write_pairs
@@ -261,29 +263,62 @@ def test_pairs_end_to_end_have_the_losses_and_gradients_of_pairs_apart(name: str
     tokens = tiny.tokenizer()
     network = tiny.model(tokens, architecture=tiny.ARCHITECTURES[name][0], dropout=0.0)
     pairs = [*tiny.pairs(tokens, tmp_path), Pair("talk", [5, 6], [7, 8, 9, 10], [1, 2], 0)]
+    flat = causal.FAMILY.flat_batch(pairs, 0)
+    tables = causal.joined([causal.FAMILY.flat_batch(own, 0) for own in (pairs[:3], pairs[3:4], pairs[4:])])
     results = []
-    for make in (causal.FAMILY.training_batch, causal.FAMILY.flat_batch):
+    # the last two by transformers' mask over the whole row, and each table of attention by itself
+    for attention, batch in (
+        ("sdpa", causal.FAMILY.training_batch(pairs, 0)),
+        ("sdpa", flat),
+        (PAIRS_APART, flat),
+        (PAIRS_APART, tables),
+    ):
+        network.set_attn_implementation(attention)
         network.zero_grad(set_to_none=True)
-        loss = summed_loss(causal.FAMILY, network, make(pairs, 0), 0.1)
+        loss = summed_loss(causal.FAMILY, network, batch, 0.1)
         loss.backward()
         results.append((loss.item(), [weights.grad for weights in network.parameters()]))
-    (apart, gradients), (together, same) = results
-    assert together == pytest.approx(apart, rel=1e-5)
-    for one, other in zip(gradients, same, strict=True):
-        assert one is not None
-        assert other is not None
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+    (apart, gradients), *others = results
+    for together, same in others:
+        assert together == pytest.approx(apart, rel=1e-5)
+        for one, other in zip(gradients, same, strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+LLAMA, NARROW = tiny.ARCHITECTURES["llama"][0], {"hidden_size": 32, "intermediate_size": 64}
+HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("bloom", "BloomForCausalLM does not keep the pairs of a row apart"), ("t5", "only for causal models")],
+    ("architecture", "is_flat"),
+    [
+        (tiny.ARCHITECTURE, True),
+        (LLAMA, True),
+        ({"model_type": "qwen3", **NARROW, **HEADS}, True),
+        ({"model_type": "mistral", **NARROW, **HEADS, "sliding_window": None}, True),
+        ({"model_type": "mistral", **NARROW, **HEADS, "sliding_window": 4}, False),
+        (tiny.ARCHITECTURES["bloom"][0], False),  # positions by attention's bias
+        (
+            {
+                "model_type": "gpt_neo",
+                "hidden_size": 32,
+                "num_layers": 2,
+                "attention_types": [[["global", "local"], 1]],
+            },
+            False,
+        ),  # no SDPA
+        # a state, and a convolution, that go on from token to token
+        ({"model_type": "jamba", **NARROW, **HEADS, "attn_layer_period": 2, "attn_layer_offset": 1}, False),
+        ({"model_type": "lfm2", **NARROW, **HEADS, "layer_types": ["conv", "full_attention"]}, False),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
-def test_pairs_are_not_put_end_to_end_where_that_changes_what_is_learned(
-    name: str, reason: str, tmp_path: Path
+def test_pairs_are_put_end_to_end_only_where_each_is_computed_as_alone(
+    architecture: dict[str, Any], is_flat: bool, tmp_path: Path
 ) -> None:
-    architecture, kind = tiny.ARCHITECTURES[name]
-    tokens = tiny.tokenizer(kind)
-    network, data = tiny.model(tokens, architecture=architecture), tiny.pairs(tokens, tmp_path / "pairs")
-    with pytest.raises(UserError, match=f"fit -> padding_free: .*{reason}"):
-        fit(network, data, data, tiny.settings(padding_free=True), tiny.machine(), tmp_path / "fit", title="test")
+    tokens = tiny.tokenizer()
+    network = tiny.model(tokens, architecture=architecture)
+    use_attention(network, tiny.settings())
+    assert causal.FAMILY.lies_flat(network, list(tiny.pairs(tokens, tmp_path))[:2]) == is_flat

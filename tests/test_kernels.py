@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stages.lib.kernels import check_compiler, check_liger, fuse, use_attention
+from stages.lib.attention import PAIRS_APART
+from stages.lib.kernels import check_compiler, check_liger, fuse, quick_chance, use_attention
 from stages.lib.process import UserError
 from tests import tiny
 
@@ -16,9 +17,34 @@ def test_a_fused_model_computes_the_same_and_saves_the_same() -> None:
     before, saved, config = network(input_ids=ids).logits, set(network.state_dict()), network.config.to_dict()
     assert "NewGELU" in repr(network)
     fuse(network)
+    use_attention(network, tiny.settings())
+    assert network.config._attn_implementation == PAIRS_APART
     assert "NewGELU" not in repr(network)
     assert torch.allclose(network(input_ids=ids).logits, before, atol=1e-5)
     assert (set(network.state_dict()), network.config.to_dict()) == (saved, config)
+
+
+def test_quick_chance_keeps_the_share_asked_for_as_the_seed_says_and_only_meanwhile() -> None:
+    def kept(share: float, size: tuple[int, ...] = (501, 401)) -> torch.Tensor:
+        torch.manual_seed(1)
+        return torch.empty(size).bernoulli_(share)
+
+    usual = kept(0.9)
+    with quick_chance():
+        quick = kept(0.9)
+        assert torch.equal(kept(0.9), quick)
+        assert set(quick.unique().tolist()) == {0.0, 1.0}
+        for share in (0.0, 0.003, 0.5, 0.9, 1.0):
+            spread = (share * (1 - share) / quick.numel()) ** 0.5
+            assert kept(share).mean().item() == pytest.approx(share, abs=4 * spread + 2**-16)
+        # neighbours share a number of the generator, and are as independent as any
+        draws = kept(0.5, (1000, 4))
+        assert (torch.corrcoef(draws.T) - torch.eye(4)).abs().max() < 0.15
+        assert kept(0.5, (0,)).shape == (0,)
+        dropped = torch.nn.functional.dropout(torch.ones(1000, 100), 0.1)
+        assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
+    assert not torch.equal(quick, usual)
+    assert torch.equal(kept(0.9), usual)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart", "bert"])
@@ -30,9 +56,8 @@ def test_attention_is_computed_as_asked_and_comes_out_the_same(name: str) -> Non
     logits = {}
     for attention in ("sdpa", "eager"):
         use_attention(network, tiny.settings(attention=attention))
-        assert {part.config._attn_implementation for part in network.modules() if hasattr(part, "config")} == {
-            attention
-        }
+        own = PAIRS_APART if attention == "sdpa" and kind == "causal" else attention
+        assert {part.config._attn_implementation for part in network.modules() if hasattr(part, "config")} == {own}
         logits[attention] = network(**inputs).logits
     assert torch.allclose(logits["sdpa"], logits["eager"], atol=1e-5)
 

@@ -30,10 +30,9 @@ from transformers.utils.logging import set_verbosity_error
 from stages.lib.checkpoints import mark_complete, mean_weights, newest_complete
 from stages.lib.devices import bfloat16_wanted, move_to_own_device, own_device, peak_memory
 from stages.lib.families import family_of
-from stages.lib.families.causal import FAMILY as CAUSAL
-from stages.lib.families.causal import Causal, accepted_by
+from stages.lib.families.causal import Causal
 from stages.lib.families.family import Batch, Family, on_device
-from stages.lib.kernels import check_compiler, check_liger, fuse, use_attention
+from stages.lib.kernels import check_compiler, check_liger, fuse, quick_chance, use_attention
 from stages.lib.loading import BatchOf, BatchSampler, Collator, Load, Loader, batches_an_epoch, divided, pairs_in
 from stages.lib.losses import agreeing_loss, losses_of, pair_losses, summed_loss
 from stages.lib.models import check_reads_source, check_room
@@ -53,6 +52,8 @@ _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with
 _CURVE_POINTS = 100
 # tokens that could be computed while the kernels of one more part are started; of a GPU an estimate
 _PART_COST = {"cpu": 64, "cuda": 8192}
+# tokens beyond which a part of a batch is no faster, and only takes more memory
+_PART_TOKENS = {"cpu": 4096, "cuda": None}
 
 
 class Diverged(UserError):
@@ -111,7 +112,7 @@ def fit(
             checkpoint = newest_complete(folder)
         for callback in _callbacks(trainer, settings, machine, asked_to_stop):
             trainer.add_callback(callback)
-        with noisy_embeddings(network, settings.neftune_alpha):
+        with noisy_embeddings(network, settings.neftune_alpha), quick_chance():
             _train(trainer, checkpoint, settings.early_stopping_patience)
         if asked_to_stop():
             print(f"{title}: stopped at step {trainer.state.global_step:,}, which is saved; run it again to go on")
@@ -129,8 +130,6 @@ def _check(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: 
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
     check_reads_source(network, train)
-    if batch_of(family_of(network), settings) == CAUSAL.flat_batch:
-        _check_flat(network, train)
     if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
     if settings.liger:
@@ -169,34 +168,16 @@ def _train(trainer: "_TargetTrainer", checkpoint: Path | None, patience: int | N
 
 
 def _collator(network: PreTrainedModel, train: Pairs, settings: Fit) -> Collator:
-    pad_id, part_cost = int(network.config.pad_token_id), _PART_COST[own_device().type]
-    return Collator(batch_of(family_of(network), settings), pad_id, part_cost, settings.micro_batch_tokens, train[0])
+    batch_of, pad_id, device = _batch_of(network, train, settings), int(network.config.pad_token_id), own_device().type
+    return Collator(batch_of, pad_id, _PART_COST[device], settings.micro_batch_tokens or _PART_TOKENS[device], train[0])
 
 
-def batch_of(family: Family, settings: Fit) -> BatchOf:
-    """Raises UserError where pairs can't be computed end to end, as `fit.padding_free` asks."""
-    if not settings.padding_free:
-        return family.training_batch
-    if not isinstance(family, Causal):
-        raise UserError(f"params.yaml: fit -> padding_free: only for causal models; this one is {family.name}")
-    return family.flat_batch
-
-
-def _check_flat(network: PreTrainedModel, train: Pairs) -> None:
-    """Raises UserError where a pair is predicted otherwise behind another one than alone, as by models that ignore
-    positions."""
-    network.eval()
-    reads_positions = "position_ids" in accepted_by(network)
-    pairs, pad_id = [train[0], train[len(train) - 1]], int(network.config.pad_token_id)
-    with torch.no_grad():
-        apart, together = (
-            summed_loss(CAUSAL, network, on_device(make(pairs, pad_id), network), 0.0)
-            for make in (CAUSAL.training_batch, CAUSAL.flat_batch)
-        )
-    if not reads_positions or not torch.isclose(apart, together, rtol=1e-4):
-        raise UserError(
-            f"params.yaml: fit -> padding_free: {type(network).__name__} does not keep the pairs of a row apart"
-        )
+def _batch_of(network: PreTrainedModel, train: Pairs, settings: Fit) -> BatchOf:
+    """Without pads where the model can; torch.compile would begin anew with every length of a row."""
+    family, some = family_of(network), [train[0], train[len(train) - 1]]
+    if isinstance(family, Causal) and not settings.compile and family.lies_flat(network, some):
+        return family.flat_batch
+    return family.training_batch
 
 
 def estimate(
@@ -211,13 +192,14 @@ def estimate(
     """
     family, device, processes = family_of(network), own_device(), settings.processes * settings.nodes
     move_to_own_device(network)
+    use_attention(network, settings)
+    collator, lengths = _collator(network, train, settings), train.lengths()
     network.train()
     if machine.gradient_checkpointing and network.supports_gradient_checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
-    collator, lengths = _collator(network, train, settings), train.lengths()
     order = BatchSampler(lengths, settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
-    with torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)):
+    with torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)), quick_chance():
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = _now(device)
             for part in collator([train[index] for index in batch[::processes]])["parts"]:

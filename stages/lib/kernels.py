@@ -1,16 +1,22 @@
 """How a model computes what it computes: kernels that take fewer steps, with the same result but for rounding."""
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from shutil import which
+from warnings import catch_warnings, simplefilter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
 
+from stages.lib.attention import PAIRS_APART
 from stages.lib.devices import bfloat16_wanted
+from stages.lib.families import family_of
 from stages.lib.params.fit import Fit
 from stages.lib.process import UserError
 from stages.lib.vocabulary import first_line
@@ -26,16 +32,24 @@ def fuse(network: nn.Module) -> None:
 
 
 def use_attention(network: PreTrainedModel, settings: Fit) -> None:
-    """Lets every attention of the model be computed as `fit.attention` says, if that says anything.
+    """Lets every attention of the model be computed as `fit.attention` says, if that says anything; by SDPA also of
+    pairs end to end.
 
     Raises:
         UserError: this model, this machine or what is installed can't.
     """
-    wanted = settings.attention
-    if wanted is None:
-        return
+    if settings.attention is not None:
+        _set_attention(network, settings.attention, settings.precision)
+    config = network.config.get_text_config()
+    narrowed = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    sees_all = family_of(network).name == "causal" and narrowed == [None, None]
+    if network.config._attn_implementation == "sdpa" and sees_all:
+        network.set_attn_implementation(PAIRS_APART)
+
+
+def _set_attention(network: PreTrainedModel, wanted: str, precision: str) -> None:
     place = f"params.yaml: fit -> attention: {wanted}"
-    if wanted.startswith("flash") and not (torch.cuda.is_available() and bfloat16_wanted(settings.precision)):
+    if wanted.startswith("flash") and not (torch.cuda.is_available() and bfloat16_wanted(precision)):
         raise UserError(f"{place} needs a GPU and `precision: bfloat16`; write sdpa or null")
     before = network.config._attn_implementation
     try:
@@ -44,6 +58,28 @@ def use_attention(network: PreTrainedModel, settings: Fit) -> None:
         raise UserError(f"{place}: {first_line(error)}") from None
     if network.config._attn_implementation == before != wanted:
         raise UserError(f"{place} is nothing that {type(network).__name__} can change to; write null")
+
+
+@contextmanager
+def quick_chance() -> Iterator[None]:
+    """On a CPU, draws what dropout keeps from 16 random bits an element, four of them from one number of torch's
+    generator, in place of one number each: that took a tenth of a step of a small model. The share kept is right to
+    1 / 65,536."""
+    library = torch.library.Library("aten", "IMPL")
+    with catch_warnings():
+        simplefilter("ignore")  # that a kernel is replaced
+        library.impl("bernoulli_.float", _by_bits, "CPU", allow_override=True)
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _by_bits(kept: Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
+    numbers = torch.empty(math.ceil(kept.numel() / 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = numbers.view(torch.int16)[: kept.numel()].view(kept.shape)
+    border = round(p * 2**16) - 2**15
+    return kept.fill_(1.0) if border == 2**15 else torch.lt(bits, border, out=kept)
 
 
 def check_compiler() -> None:

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from operator import add
 from typing import Any, TypedDict
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from stages.lib.families.causal import joined
 from stages.lib.families.family import IGNORED, Batch
 from stages.lib.pairs import Pair, Pairs
 from stages.lib.params.fit import Fit
@@ -122,14 +123,28 @@ class Collator:
             return {"parts": [batch | {"labels": nothing}], "tokens": 0, "targets": 0}
         read, written = [len(pair.source_ids) for pair in pairs], [len(pair.target_ids) for pair in pairs]
         slices = cut(read, written, self._part_cost, self._max_tokens)
-        parts = [self._batch_of(pairs[own], self._pad_id) for own in slices]
+        parts = _end_to_end([self._batch_of(pairs[own], self._pad_id) for own in slices], self._max_tokens)
         targets = sum(int(part["labels"].ne(IGNORED).sum()) for part in parts)
         return {"parts": parts, "tokens": sum(read) + sum(written), "targets": targets}
 
 
+def _end_to_end(parts: list[Batch], max_tokens: int | None) -> list[Batch]:
+    """Flat parts in as few as hold so many tokens each; others as they are."""
+    if "keep" not in parts[0]:
+        return parts
+    rows, tokens = list[list[Batch]](), 0
+    for part in parts:
+        own = part["input_ids"].shape[1]
+        tokens += own
+        if not rows or (max_tokens is not None and tokens > max_tokens):
+            rows.append([])
+            tokens = own
+        rows[-1].append(part)
+    return [joined(row) for row in rows]
+
+
 def pairs_in(part: Batch) -> int:
-    """Pairs of a part: its rows, or, where they stand end to end in one, as often as positions begin anew."""
-    return int((part["position_ids"] == 0).sum()) if "keep" in part else len(part["labels"])
+    return len(part["lengths" if "keep" in part else "labels"])
 
 
 def divided(part: Batch, pieces: int) -> Iterator[Batch]:
@@ -142,16 +157,19 @@ def divided(part: Batch, pieces: int) -> Iterator[Batch]:
         for start in range(0, len(part["labels"]), size):
             yield {name: rows[start : start + size] for name, rows in part.items()}
         return
-    begins = (part["position_ids"][0] == 0).nonzero().flatten().tolist()
-    borders = [*begins[::size], part["position_ids"].shape[1]]
-    for start, end in pairwise(borders):
+    start = 0
+    for lengths in part["lengths"].split(size):
+        end = start + int(lengths.sum())
         own = (part["keep"] >= start) & (part["keep"] < end)
         yield {
             "input_ids": part["input_ids"][:, start:end],
             "position_ids": part["position_ids"][:, start:end],
             "labels": part["labels"][:, own],
             "keep": part["keep"][own] - start,
+            "lengths": lengths,
+            "together": torch.tensor([len(lengths)]),
         }
+        start = end
 
 
 def _outlive_sigterm(worker: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.lib.families import family_of
+from stages.lib.families.causal import joined
 from stages.lib.families.family import IGNORED, Batch, Family, on_device
 from stages.lib.pairs import Pair, Pairs
 
@@ -31,11 +32,9 @@ def agreeing_loss(family: Family, network: nn.Module, batch: Batch, label_smooth
 
 def _twice(batch: Batch) -> Batch:
     """All pairs, and all of them again behind: as further rows, or further on in the one row of pairs end to end."""
-    behind = 1 if "keep" in batch else 0
-    twice = {name: torch.cat([rows, rows], behind) for name, rows in batch.items() if name != "keep"}
     if "keep" in batch:
-        twice["keep"] = torch.cat([batch["keep"], batch["keep"] + batch["input_ids"].shape[1]])
-    return twice
+        return joined([batch, batch])
+    return {name: torch.cat([rows, rows]) for name, rows in batch.items()}
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _mean_and_spread(losses: tuple[float, ...]) -> str:
 
 
 def _takes_part(contender: str, setup: Setup) -> bool:
-    is_part = contender.startswith("ours without")
+    is_part = contender.startswith(("ours without", "ours, alike", "ours, padded"))
     if not setup.is_for_speed:
         return contender in ("ours", "Trainer as started", "Trainer at its best")
     if setup.architecture["model_type"] == "t5":
@@ -293,17 +294,32 @@ def without_allocator(task: Task) -> None:
     _fit(task)
 
 
-def without_parts(task: Task) -> None:
-    vars(fitting)["_PART_COST"] = {"cpu": 10**9}
+def in_parts(task: Task) -> None:
+    causal.Causal.lies_flat = lambda *args: False  # type: ignore
     ours(task)
 
 
-def without_target_logits(task: Task) -> None:
-    def every_logit(network: Any, batch: Any) -> Any:
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        return network(**inputs, use_cache=False).logits[:, -batch["labels"].shape[1] :]
+def padded(task: Task) -> None:
+    vars(fitting)["_PART_COST"] = {"cpu": 10**9}
+    vars(fitting)["_PART_TOKENS"] = {"cpu": None}
+    in_parts(task)
 
-    causal.Causal.target_logits = lambda self, network, batch: every_logit(network, batch)  # type: ignore
+
+def without_target_logits(task: Task) -> None:
+    usual = causal.Causal.target_logits
+
+    def every_logit(self: Any, network: Any, batch: Any) -> Any:
+        if "keep" not in batch:
+            return usual(self, network, batch)
+        places = torch.arange(batch["input_ids"].shape[1])
+        return usual(self, network, batch | {"keep": places})[:, batch["keep"]]
+
+    causal.Causal.target_logits = every_logit  # type: ignore
+    ours(task)
+
+
+def without_quick_chance(task: Task) -> None:
+    vars(fitting)["quick_chance"] = nullcontext
     ours(task)
 
 
@@ -396,8 +412,10 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "Trainer at its best": trainer_at_its_best,
     "SFTTrainer at its best": sft_at_its_best,
     "ours, 2 processes": ours,
+    "ours, alike in length together": in_parts,
+    "ours, padded to the longest": padded,
     "ours without allocator": without_allocator,
-    "ours without parts": without_parts,
+    "ours without quick chance": without_quick_chance,
     "ours without target logits": without_target_logits,
     "ours without fused GELU": without_fused_gelu,
 }

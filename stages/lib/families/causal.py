@@ -1,14 +1,17 @@
 """The causal family (GPT-2, GPT-Neo, Llama, Qwen ...): one stack that reads the source and goes on with the target."""
 
 import inspect
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from stages.lib.attention import PAIRS_APART, tables
 from stages.lib.families.family import (
     IGNORED,
     Batch,
@@ -17,6 +20,7 @@ from stages.lib.families.family import (
     has_class,
     learned_labels,
     masked,
+    on_device,
     padded,
     positions,
 )
@@ -61,7 +65,8 @@ class Causal(OneClass):
         """Pairs end to end in one row, without pads; attention stays within a pair, as positions begin anew.
 
         input_ids and position_ids are (1, N), labels (1, T) of the tokens that are learned, and keep (T) says where
-        they are predicted.
+        they are predicted. lengths (B) are those of the pairs, and together ([B]) says how many of them share a table
+        of attention.
         """
         tokens = [pair.source_ids + pair.target_ids[:-1] for pair in pairs]
         positions = [place for row in tokens for place in range(len(row))]
@@ -72,16 +77,44 @@ class Causal(OneClass):
             "position_ids": torch.tensor([positions]),
             "labels": torch.tensor([[labels[place] for place in learned]]),
             "keep": torch.tensor(learned),
+            "lengths": torch.tensor([len(row) for row in tokens]),
+            "together": torch.tensor([len(tokens)]),
         }
+
+    def lies_flat(self, network: PreTrainedModel, pairs: Sequence[Pair]) -> bool:
+        """Whether `pairs` end to end are computed as each alone, without a mask over all of them: not by models that
+        know positions by their attention's bias, or that carry a state from token to token, which shows in a gradient
+        of what is predicted for the last pair by tokens of those before it."""
+        if _implementation(network) in ("eager", "sdpa") or "position_ids" not in accepted_by(network):
+            return False
+        network.eval()
+        apart, flat = (
+            on_device(make(pairs, int(network.config.pad_token_id)), network)
+            for make in (self.training_batch, self.flat_batch)
+        )
+        embedded = list[Tensor]()
+        try:
+            with _watched_embeddings(network, embedded):
+                together = self.target_logits(network, flat)[0]
+        except TypeError:  # it takes nothing that it does not know, such as tables
+            return False
+        begin = int(flat["lengths"][:-1].sum())
+        (influence,) = torch.autograd.grad(together[flat["keep"] >= begin].logsumexp(-1).sum(), embedded)
+        with torch.no_grad():
+            alone = self.target_logits(network, apart)[apart["labels"] != IGNORED]
+        tolerance = float(alone.abs().max()) * torch.finfo(alone.dtype).eps ** 0.5
+        return not influence[:, :begin].any() and torch.allclose(together, alone, rtol=0.0, atol=tolerance)
 
     def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
         """Padded on the left, so that generation goes on right behind each."""
         return {"input_ids": padded(sources, pad_id, "left"), "attention_mask": masked(sources, "left")}
 
     def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        if "keep" in batch:  # without a mask, transformers takes the pairs of a row from their positions
-            inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
-            return network(**inputs, use_cache=False, logits_to_keep=batch["keep"]).logits
+        if "keep" in batch:
+            flat: dict[str, Any] = {name: batch[name] for name in ("input_ids", "position_ids")}
+            if _implementation(network) == PAIRS_APART:  # else transformers takes the pairs from their positions
+                flat["tables"] = list(tables(batch["lengths"], batch["together"]))
+            return network(**flat, use_cache=False, logits_to_keep=batch["keep"]).logits
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         accepted = accepted_by(network)
         if "position_ids" not in accepted:  # positions by attention bias, as in BLOOM
@@ -97,13 +130,44 @@ class Causal(OneClass):
         return 0 if room is None else int((sources + targets).max()) - 1 - room
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Flat batches end to end, each with a table of attention of its own."""
+    begins = [0, *accumulate(batch["input_ids"].shape[1] for batch in batches)]
+    keep = [batch["keep"] + begin for batch, begin in zip(batches, begins, strict=False)]
+    return {name: torch.cat([batch[name] for batch in batches], -1) for name in batches[0]} | {"keep": torch.cat(keep)}
+
+
+@contextmanager
+def _watched_embeddings(network: PreTrainedModel, embedded: list[Tensor]) -> Iterator[None]:
+    """Adds to `embedded` what the network makes of its ids, (B, S, width), as leaves that can have gradients."""
+
+    def watch(module: nn.Module, ids: Any, embeddings: Tensor) -> Tensor:
+        embedded.append(embeddings.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = network.get_input_embeddings().register_forward_hook(watch)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def accepted_by(network: nn.Module) -> Collection[str]:
-    """Names of what the network takes, below what several processes, torch.compile or adapters put around it."""
+    """Names of what the network takes."""
+    return inspect.signature(type(_bare(network)).forward).parameters.keys()
+
+
+def _implementation(network: nn.Module) -> str:
+    """Of its attention."""
+    return str(_bare(network).config._attn_implementation)
+
+
+def _bare(network: nn.Module) -> PreTrainedModel:
+    """Without what several processes, torch.compile or adapters put around it."""
     while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
         network = inner
     below: Any = getattr(network, "get_base_model", None)  # of peft, which takes seconds to import
-    network = below() if below else network
-    return inspect.signature(type(network).forward).parameters.keys()
+    return cast(PreTrainedModel, below() if below else network)
 
 
 def _looking_back(config: PreTrainedConfig) -> PreTrainedConfig:

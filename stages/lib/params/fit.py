@@ -36,7 +36,6 @@ class Fit(Section):
     batch_size: Count
     batch_tokens: Count | None
     micro_batch_tokens: Count | None
-    padding_free: bool
     learning_rate: Positive
     schedule: Literal["cosine", "linear", "constant"]
     warmup_fraction: Fraction
