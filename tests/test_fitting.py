@@ -82,26 +82,39 @@ def test_parts_of_a_batch_save_memory_and_change_nothing_else(data: Pairs, tmp_p
     assert [loss for _, loss in parts.validation] == pytest.approx([loss for _, loss in whole.validation], rel=1e-4)
 
 
-def test_a_fit_without_pads_learns_the_same(data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SDPA computes pairs end to end, `eager` pads; a cost of zero gives every length a table of its own."""
-    shapes = list[Any]()
+@pytest.mark.parametrize(("table_cost", "most"), [(64, None), (0, 60)])  # of no cost: one for every length
+def test_a_fit_without_pads_learns_the_same(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table_cost: int, most: int | None
+) -> None:
+    monkeypatch.setattr(fitting, "_PART_COST", {"cpu": table_cost})
+    common = {"dropout": 0.0, "epochs": 2, "batch_size": 6, "micro_batch_tokens": most}
+    (padded, rows), (flat, row) = (
+        rows_read(data, tmp_path / attention, monkeypatch, tiny.settings(**common, attention=attention))
+        for attention in ("eager", "sdpa")
+    )
+    assert max(rows) > 1 == max(row)
+    assert [loss for _, loss in flat.training] == pytest.approx([loss for _, loss in padded.training], rel=1e-4)
+
+
+def test_noise_by_the_length_of_a_row_is_by_that_of_a_pair(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = rows_read(data, tmp_path / "fit", monkeypatch, tiny.settings(neftune_alpha=5.0))
+    assert max(rows) > 1
+
+
+def rows_read(data: Pairs, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: Fit) -> tuple[Curve, list[int]]:
+    """The curve of a fit, and how many rows each of its parts has."""
+    rows = list[int]()
 
     def watched(family: Any, network: Any, batch: Any, label_smoothing: float) -> Any:
-        shapes.append(batch["input_ids"].shape)
+        rows.append(len(batch["input_ids"]))
         return summed_loss(family, network, batch, label_smoothing)
 
-    monkeypatch.setattr(fitting, "summed_loss", watched)
-    common = {"dropout": 0.0, "epochs": 2, "batch_size": 6}
-    curves = []
-    for name, cost, own in (("eager", 64, {}), ("sdpa", 64, {}), ("sdpa", 0, {"micro_batch_tokens": 60})):
-        monkeypatch.setattr(fitting, "_PART_COST", {"cpu": cost})
-        settings = tiny.settings(**common, attention=name, **own)
-        curves.append(trained(data, tmp_path / f"{name}{cost}", settings)[1])
-        is_flat = [rows == 1 and tokens > max(data.lengths()) for rows, tokens in shapes]
-        assert any(is_flat) == (name == "sdpa")
-        shapes.clear()
-    for flat in curves[1:]:
-        assert [loss for _, loss in flat.training] == pytest.approx([loss for _, loss in curves[0].training], rel=1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "summed_loss", watched)
+        _, curve = trained(data, folder, settings)
+    return curve, rows
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

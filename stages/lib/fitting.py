@@ -53,7 +53,7 @@ _CURVE_POINTS = 100
 # tokens that could be computed while the kernels of one more part are started; of a GPU an estimate
 _PART_COST = {"cpu": 64, "cuda": 8192}
 # tokens beyond which a part of a batch is no faster, and only takes more memory
-_PART_TOKENS = {"cpu": 4096, "cuda": None}
+_PART_TOKENS = {"cpu": 2048, "cuda": None}
 
 
 class Diverged(UserError):
@@ -173,9 +173,11 @@ def _collator(network: PreTrainedModel, train: Pairs, settings: Fit) -> Collator
 
 
 def _batch_of(network: PreTrainedModel, train: Pairs, settings: Fit) -> BatchOf:
-    """Without pads where the model can; torch.compile would begin anew with every length of a row."""
+    """Without pads where the model can; torch.compile would begin anew with every length of a row, and NEFTune's noise
+    is by that length."""
     family, some = family_of(network), [train[0], train[len(train) - 1]]
-    if isinstance(family, Causal) and not settings.compile and family.lies_flat(network, some):
+    goes_by_rows = settings.compile or settings.neftune_alpha > 0
+    if isinstance(family, Causal) and not goes_by_rows and family.lies_flat(network, some):
         return family.flat_batch
     return family.training_batch
 
