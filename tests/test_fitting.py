@@ -88,33 +88,35 @@ def test_a_fit_without_pads_learns_the_same(
 ) -> None:
     monkeypatch.setattr(fitting, "_PART_COST", {"cpu": table_cost})
     common = {"dropout": 0.0, "epochs": 2, "batch_size": 6, "micro_batch_tokens": most}
-    (padded, rows), (flat, row) = (
-        rows_read(data, tmp_path / attention, monkeypatch, tiny.settings(**common, attention=attention))
+    (padded, were_flat), (flat, are_flat) = (
+        curve_and_layout(data, tmp_path / attention, monkeypatch, tiny.settings(**common, attention=attention))
         for attention in ("eager", "sdpa")
     )
-    assert max(rows) > 1 == max(row)
+    assert (were_flat, are_flat) == ({False}, {True})
     assert [loss for _, loss in flat.training] == pytest.approx([loss for _, loss in padded.training], rel=1e-4)
 
 
 def test_noise_by_the_length_of_a_row_is_by_that_of_a_pair(
     data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, rows = rows_read(data, tmp_path / "fit", monkeypatch, tiny.settings(neftune_alpha=5.0))
-    assert max(rows) > 1
+    _, are_flat = curve_and_layout(data, tmp_path / "fit", monkeypatch, tiny.settings(neftune_alpha=5.0))
+    assert are_flat == {False}
 
 
-def rows_read(data: Pairs, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: Fit) -> tuple[Curve, list[int]]:
-    """The curve of a fit, and how many rows each of its parts has."""
-    rows = list[int]()
+def curve_and_layout(
+    data: Pairs, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: Fit
+) -> tuple[Curve, set[bool]]:
+    """The curve of a fit, and whether its parts are pairs end to end."""
+    are_flat = set[bool]()
 
     def watched(family: Any, network: Any, batch: Any, label_smoothing: float) -> Any:
-        rows.append(len(batch["input_ids"]))
+        are_flat.add("keep" in batch)
         return summed_loss(family, network, batch, label_smoothing)
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "summed_loss", watched)
         _, curve = trained(data, folder, settings)
-    return curve, rows
+    return curve, are_flat
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
