@@ -67,6 +67,7 @@ def _attention(
 
 
 def _mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """None for pairs end to end, which come without a mask: each table is causal by itself."""
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 

@@ -98,6 +98,8 @@ class Causal(OneClass):
                 together = self.target_logits(network, flat)[0]
         except TypeError:  # it takes nothing that it does not know, such as tables
             return False
+        if len(embedded) != 1:  # ids reach the network by other ways too
+            return False
         begin = int(flat["lengths"][:-1].sum())
         (influence,) = torch.autograd.grad(together[flat["keep"] >= begin].logsumexp(-1).sum(), embedded)
         with torch.no_grad():
