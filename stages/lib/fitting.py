@@ -129,7 +129,8 @@ def _check(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: 
     """Raises UserError for what would fail later, or teach nothing."""
     for pairs in (train, validation):
         check_room(family_of(network), network.config, pairs)
-    check_reads_source(network, train)
+    with _precision(settings):  # without it FlashAttention computes nothing
+        check_reads_source(network, train)
     if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
     if settings.liger:
@@ -177,9 +178,15 @@ def _batch_of(network: PreTrainedModel, train: Pairs, settings: Fit) -> BatchOf:
     is by that length."""
     family, some = family_of(network), [train[0], train[len(train) - 1]]
     goes_by_rows = settings.compile or settings.neftune_alpha > 0
-    if isinstance(family, Causal) and not goes_by_rows and family.lies_flat(network, some):
-        return family.flat_batch
+    with _precision(settings):
+        if isinstance(family, Causal) and not goes_by_rows and family.lies_flat(network, some):
+            return family.flat_batch
     return family.training_batch
+
+
+def _precision(settings: Fit) -> torch.autocast:
+    """As in training, also where Trainer has not wrapped the network: below adapters, or before it trains."""
+    return torch.autocast(own_device().type, torch.bfloat16, bfloat16_wanted(settings.precision))
 
 
 def estimate(
@@ -201,7 +208,7 @@ def estimate(
         network.activation_checkpointing_enable({"use_reentrant": False})
     order = BatchSampler(lengths, settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
-    with torch.autocast(device.type, torch.bfloat16, bfloat16_wanted(settings.precision)), quick_chance():
+    with _precision(settings), quick_chance():
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = _now(device)
             for part in collator([train[index] for index in batch[::processes]])["parts"]:
@@ -398,19 +405,15 @@ class _TargetTrainer(Trainer):
 
     def _score(self) -> float:
         assert self._judge is not None
-        with self._autocast():
+        with _precision(self._settings):
             return self._judge(inner(self.network))
-
-    def _autocast(self) -> torch.autocast:
-        """As in training, also where Trainer has not wrapped the network: below adapters, or before it trains."""
-        return torch.autocast(self.args.device.type, torch.bfloat16, self.args.bf16)
 
     def _validation_loss(self) -> float:
         own = range(self.args.process_index, len(self._validation), self.args.world_size)
         size, limit = self._settings.batch_size, self._settings.micro_batch_tokens
         losses = pair_losses(self.network, self._validation, own, size, limit)
         sums = torch.zeros(2, dtype=torch.float64)
-        with self._autocast():
+        with _precision(self._settings):
             for _, loss, tokens in losses:
                 sums += torch.tensor([loss, tokens], dtype=torch.float64)
         total_loss, total_tokens = self.accelerator.reduce(sums.to(self.args.device), "sum").tolist()
