@@ -266,7 +266,7 @@ def test_pairs_end_to_end_have_the_losses_and_gradients_of_pairs_apart(name: str
     flat = causal.FAMILY.flat_batch(pairs, 0)
     tables = causal.joined([causal.FAMILY.flat_batch(own, 0) for own in (pairs[:3], pairs[3:4], pairs[4:])])
     results = []
-    # the last two by transformers' mask over the whole row, and each table of attention by itself
+    # pairs apart; end to end by transformers' mask over the whole row, by one table of attention, and by three
     for attention, batch in (
         ("sdpa", causal.FAMILY.training_batch(pairs, 0)),
         ("sdpa", flat),
