@@ -3,9 +3,9 @@ four tasks: validation loss along the way and the task's own metric on validatio
 
     python -m tests.benchmarks.base_start REAL_DATA [TASK ...]
 
-REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes the best of three learning
-rates by the validation loss of the first seed. Writes data/base/fine_tuning/TASK.csv, losing rates included, and draws
-all that lie there.
+REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes its best learning rate, by
+the validation loss of the first seed: of three, and of further ones as long as the best lies at an edge. Writes
+data/base/fine_tuning/TASK.csv, losing rates included, and draws all that lie there.
 """
 
 import csv
@@ -41,8 +41,12 @@ SHIPPED = Path("data/raw/base")
 RESULTS = Path("data/base/fine_tuning")
 STARTS = ("base", "random")
 SEEDS = (1, 2, 3)
-LEARNING_RATES = (0.0007, 0.002, 0.005)
+LEARNING_RATES = (0.00003, 0.00008, 0.00025, 0.0007, 0.002, 0.005, 0.014, 0.04)
+FIRST_TRIED = (0.0007, 0.002, 0.005)
 VALIDATION_PAIRS = 300
+
+
+Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and the metric of the best
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
     }
     _data(task, models["base"], real_data, folder)
     for start, model in models.items():
-        tried = {rate: _run(task, model, rate, SEEDS[0], folder) for rate in LEARNING_RATES}
-        best = min(tried, key=lambda rate: min(loss for _, loss in tried[rate][0]))
+        tried = _tried(task, model, folder)
+        best = _best(tried)
         runs = {(rate, SEEDS[0]): run for rate, run in tried.items()}
         runs |= {(best, seed): _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
         for (rate, seed), (curve, score) in runs.items():
@@ -114,7 +118,23 @@ def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
         write_pairs(folder / split, [[every[len(every) * at // most] for at in range(most)]])
 
 
-def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> tuple[list[tuple[int, float]], float]:
+def _tried(task: Task, model: Model, folder: Path) -> dict[float, Run]:
+    tried = {rate: _run(task, model, rate, SEEDS[0], folder) for rate in FIRST_TRIED}
+    while beside := _untried_beside(_best(tried), tried):
+        tried[beside] = _run(task, model, beside, SEEDS[0], folder)
+    return tried
+
+
+def _best(tried: dict[float, Run]) -> float:
+    return min(tried, key=lambda rate: min(loss for _, loss in tried[rate][0]))
+
+
+def _untried_beside(best: float, tried: dict[float, Run]) -> float | None:
+    at = LEARNING_RATES.index(best)
+    return next((rate for rate in LEARNING_RATES[max(0, at - 1) : at + 2] if rate not in tried), None)
+
+
+def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     """The validation losses by step, and the metric of the best of them."""
     tokenizer, labels = open_vocabulary(folder / "tokenize/tokenizer"), read_labels(folder / "tokenize/labels.json")
     train, validation = Pairs(folder / "train"), Pairs(folder / "validation")
