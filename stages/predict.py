@@ -130,7 +130,7 @@ class _Work:
     def _losses(self, network: PreTrainedModel) -> dict[str, _Loss]:
         """Id of a question -> the loss on its references."""
         losses: dict[str, _Loss] = defaultdict(_Loss)
-        for index, nats, tokens in pair_losses(network, self.pairs, range(len(self.pairs)), self.batch_size):
+        for index, nats, tokens in pair_losses(network, self.pairs, self.batch_size):
             pair = self.pairs[index]
             losses[pair.id].nats += nats
             losses[pair.id].tokens += tokens

@@ -24,6 +24,7 @@ from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.process import is_first, launch
 from stages.lib.scratch import scratch
+from stages.lib.sharding import learned_weights
 from stages.lib.trainable import learned_count, merged, student
 from stages.lib.vocabulary import open_vocabulary
 
@@ -44,12 +45,16 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     tokenizer = open_vocabulary(source / "tokenizer")
     train, validation = Pairs(source / "train"), Pairs(source / "validation")
     labels = read_labels(source / "labels.json")
-    base = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, settings.seed)
-    learner = student(base, settings)
+    label_words = [label.word for label in labels]
+    learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
     learned = learned_count(learner)
     print(f"train: {_plan(learner, train, validation, settings, machine)}", flush=True)
     judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
     curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
+    if settings.sharded:  # it is put together in a model of its own
+        weights = learned_weights(learner)
+        learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
+        learner.load_state_dict(weights, strict=False)
     if not is_first():
         return
     network = merged(learner)

@@ -58,7 +58,7 @@ def run(
     study = _study(folder / "study.journal")
     trials = _finished(study)
     if params.trials:
-        data = _Data(source, params.max_train_examples)
+        data = _Data(source, params)
     for number in range(len(trials), params.trials):
         trial, chosen = _ask(study, number, params, fit_)
         settings = _settings(fit_, chosen, params.epochs)
@@ -78,11 +78,11 @@ def run(
 class _Data:
     """What every trial trains on."""
 
-    def __init__(self, source: Path, max_train_examples: int | None) -> None:
+    def __init__(self, source: Path, params: TuneHyperparameters) -> None:
         self.tokenizer = open_vocabulary(source / "tokenizer")
         self.labels = [label.word for label in read_labels(source / "labels.json")]
-        self.train = Pairs(source / "train", first=max_train_examples)
-        self.validation = Pairs(source / "validation")
+        self.train = Pairs(source / "train", first=params.max_train_examples)
+        self.validation = Pairs(source / "validation", first=params.max_validation_examples)
 
 
 def _study(journal: Path) -> optuna.Study:
@@ -128,7 +128,8 @@ def _is_whole(name: str) -> bool:
 
 
 def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
-    return Fit.model_validate({**fit_.model_dump(), **chosen, "epochs": epochs, "choose_by": "loss", "average_best": 1})
+    own = {"epochs": epochs, "choose_by": "loss", "average_best": 1, "sharded": False}
+    return Fit.model_validate({**fit_.model_dump(), **chosen, **own})
 
 
 def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:

@@ -182,10 +182,14 @@ def test_losses_of_pairs_do_not_depend_on_the_batch_size(name: str, tmp_path: Pa
     write_pairs(tmp_path / "pairs", [pairs_for(tokens)])
     pairs = Pairs(tmp_path / "pairs")
     every = range(len(pairs))
-    one, many = (
-        {index: (loss, count) for index, loss, count in pair_losses(network, pairs, every, size)} for size in (1, 5)
-    )
+
+    def losses(size: int, *share: int) -> dict[int, tuple[float, int]]:
+        return {index: (loss, count) for index, loss, count in pair_losses(network, pairs, size, None, *share)}
+
+    one, many, shares = losses(1), losses(5), [losses(2, rank, 3) for rank in range(3)]
     assert one.keys() == many.keys() == set(every)
+    assert sorted(index for share in shares for index in share) == list(every)
+    assert all(one[i][0] == pytest.approx(own[0], rel=1e-5) for share in shares for i, own in share.items())
     assert all(one[i][0] == pytest.approx(many[i][0], rel=1e-5) for i in every)
     assert [one[i][1] for i in every] == [len(pair.target_ids) for pair in pairs]
 

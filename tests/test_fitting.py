@@ -60,7 +60,7 @@ def test_the_validation_loss_falls(data: Pairs, tmp_path: Path) -> None:
 def test_the_validation_loss_is_a_mean_over_tokens_not_over_batches(data: Pairs, tmp_path: Path) -> None:
     # one batch of the long targets, several of the short ones
     network, curve = trained(data, tmp_path / "fit", tiny.settings(batch_size=5, validations=1))
-    losses = list(pair_losses(network, data, range(len(data)), 1))
+    losses = list(pair_losses(network, data, 1))
     expected = sum(loss for _, loss, _ in losses) / sum(tokens for _, _, tokens in losses)
     assert curve.validation[-1][1] == pytest.approx(expected, rel=1e-5)
 
@@ -193,7 +193,7 @@ def test_the_weights_kept_are_those_of_the_best_validation(data: Pairs, tmp_path
     settings = tiny.settings(epochs=12, validations=12, **WRECKING)
     curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", title="test")
     assert curve.best()[0] < curve.validation[-1][0]
-    losses = list(pair_losses(network, data, range(len(data)), 4))
+    losses = list(pair_losses(network, data, 4))
     assert sum(loss for _, loss, _ in losses) / sum(n for _, _, n in losses) == pytest.approx(curve.best()[1], rel=1e-4)
 
 

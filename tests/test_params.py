@@ -164,7 +164,17 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         pytest.param(
             {"fit.nodes": 2},
             "params.yaml: fit -> rendezvous: several nodes need a place to meet, host:port of one of them",
-            id="models-in-pieces",
+            id="nodes-without-a-place-to-meet",
+        ),
+        pytest.param(
+            {"fit.sharded": True},
+            "params.yaml: fit -> sharded: one process has to hold the whole model; set processes, or write false",
+            id="a-model-in-one-piece",
+        ),
+        pytest.param(
+            {"fit.sharded": True, "fit.processes": 2, "fit.adapters": {"quantize": True}},
+            "params.yaml: fit -> sharded: quantized weights can't be; set adapters -> quantize: false, or write false",
+            id="quantized-weights-in-pieces",
         ),
         pytest.param(
             {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
@@ -349,6 +359,7 @@ def test_null_is_a_value_where_the_comments_say_so() -> None:
         "TASK.prepare.validation",
         "TASK.prepare.test",
         "tune_hyperparameters.max_train_examples",
+        "tune_hyperparameters.max_validation_examples",
         "fit.dropout",
         "fit.early_stopping_patience",
         "TASK.predict.top_k",

@@ -14,6 +14,8 @@ from subprocess import PIPE, STDOUT
 from typing import TypeVar
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 PROJECT = Path(__file__).parent.parent
 STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict", "evaluate"]
@@ -205,7 +207,8 @@ def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same
 
 
 def test_two_processes_train_as_one_does(restored: Path) -> None:
-    """With the same batches: losses agree but for rounding. So do two on two machines, which meet in this folder."""
+    """With the same batches: losses agree but for rounding. So do two on two machines, which meet in this folder and
+    hold the model together, and what they leave is a model as usual."""
     edit(restored, "\n  dropout: 0.1", "\n  dropout: 0.0")
     edit(restored, "trials: 2", "trials: 0")
     run(restored, "dvc", "repro", "train")
@@ -216,12 +219,17 @@ def test_two_processes_train_as_one_does(restored: Path) -> None:
     shared = json.loads((restored / "data/train/curve.json").read_text())
     edit(restored, "(?<=\n  )processes: 2(?=\n  nodes)", "processes: 1")
     edit(restored, "nodes: 1\n  rendezvous: null", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
+    edit(restored, "sharded: false", "sharded: true")
+    model = load_file(restored / "data/train/model/model.safetensors")
     dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
     wait_for(lambda: list(restored.glob(".scratch/train/*/lock")))
     run(restored, sys.executable, "-m", "stages.train")
     said = dvc.communicate()[0].decode()
     assert dvc.returncode == 0, said
     apart = json.loads((restored / "data/train/curve.json").read_text())
+    put_together = load_file(restored / "data/train/model/model.safetensors")
+    assert model.keys() == put_together.keys()
+    assert all(torch.allclose(put_together[name], model[name], atol=1e-3) for name in model)
     for name in ("training", "validation"):
         for curve in (shared[name], apart[name]):
             assert [step for step, _ in curve] == [step for step, _ in alone[name]]

@@ -62,6 +62,18 @@ def test_the_first_trial_has_the_settings_of_params(tried: list[Fit], tmp_path: 
     assert (tried[0].learning_rate, tried[0].early_stopping_patience) == (0.009, None)
 
 
+def test_trials_read_as_much_as_asked(tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(settings: Fit, data: Any, *_: Any) -> float:
+        read.add((len(data.train), len(data.validation)))
+        return 1.0
+
+    read = set[tuple[int, int]]()
+    monkeypatch.setattr(tune_hyperparameters, "_validation_loss", loss)
+    search(tmp_path, "few", trials=2, max_train_examples=7, max_validation_examples=5)
+    search(tmp_path, "all", trials=2, max_train_examples=None, max_validation_examples=None)
+    assert read == {(7, 5), (12, 12)}
+
+
 def test_trials_differ_within_the_range_and_are_as_short_as_asked(tried: list[Fit], tmp_path: Path) -> None:
     search(tmp_path)
     assert len({settings.learning_rate for settings in tried}) == len(tried) == 6

@@ -42,6 +42,7 @@ from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.process import UserError, termination
 from stages.lib.reports import check_reports, reporters
+from stages.lib.sharding import Sharded, shard, whole
 from stages.lib.trainable import Thaw, inner, take
 from stages.lib.vocabulary import first_line
 from stages.lib.watching import Checkpoints, Patience, Progress, Validations, best_steps, is_exhausted
@@ -101,12 +102,13 @@ def fit(
         SystemExit: SIGTERM has come; the state is saved.
     """
     with _end_of_memory_told(title), termination() as asked_to_stop:
-        move_to_own_device(network)
+        _place(network, settings)
         _check(network, train, validation, settings, machine)
         fuse(network)
         use_attention(network, settings)
         arguments = _arguments(settings, update_steps(train, settings), folder, machine, title)
-        trainer = _TargetTrainer(network, train, validation, settings, arguments, judge, title)
+        kind = _ShardedTrainer if settings.sharded else _TargetTrainer
+        trainer = kind(network, train, validation, settings, arguments, judge, title)
         set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
         with trainer.accelerator.main_process_first():
             checkpoint = newest_complete(folder)
@@ -123,6 +125,14 @@ def fit(
         return [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
 
     return Curve(points("loss"), points("eval_loss"), points("eval_score"), averaged)
+
+
+def _place(network: PreTrainedModel, settings: Fit) -> None:
+    """On the device of this process, or its part of it."""
+    if settings.sharded:
+        shard(network)
+    else:
+        move_to_own_device(network)
 
 
 def _check(network: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> None:
@@ -200,7 +210,7 @@ def estimate(
         UserError: not even the weights do.
     """
     family, device, processes = family_of(network), own_device(), settings.processes * settings.nodes
-    move_to_own_device(network)
+    _place(network, settings)
     use_attention(network, settings)
     collator, lengths = _collator(network, train, settings), train.lengths()
     network.train()
@@ -219,7 +229,7 @@ def estimate(
     seconds += seconds / settings.epochs / 3 * settings.validations * int(validation.lengths().sum()) / lengths.sum()
     # Adam's two of each weight that learns
     moments = 8 * sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
-    return seconds, peak_memory() + moments
+    return seconds, peak_memory() + moments // (processes if settings.sharded else 1)
 
 
 def _loss(family: Family, network: nn.Module, part: Batch, settings: Fit) -> Tensor:
@@ -337,7 +347,7 @@ class _TargetTrainer(Trainer):
         load: Load = self._prepare_inputs(inputs)  # type: ignore[assignment]
         self.tokens += load["tokens"]
         while True:
-            parts = [half for part in load["parts"] for half in divided(part, 2**self.halvings)]
+            parts = self.parts_of(load)
             try:
                 loss = self._accumulated(model, parts, num_items_in_batch)
                 break
@@ -345,6 +355,10 @@ class _TargetTrainer(Trainer):
                 self._halve(model, parts)
         self._check_finite(loss)
         return loss
+
+    def parts_of(self, load: Load) -> list[Batch]:
+        """What is computed one after the other."""
+        return [half for part in load["parts"] for half in divided(part, 2**self.halvings)]
 
     def _accumulated(self, model: nn.Module, parts: list[Batch], targets: Tensor) -> Tensor:
         total = torch.zeros((), device=self.args.device)
@@ -356,7 +370,7 @@ class _TargetTrainer(Trainer):
                 loss = loss / targets * self.args.world_size
                 if self._settings.l1 and is_last:
                     sizes = torch.stack([weights.abs().sum() for weights in self._decayed])
-                    loss = loss + self._settings.l1 * sizes.sum()
+                    loss = loss + self._settings.l1 * whole(sizes.sum())
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -409,9 +423,9 @@ class _TargetTrainer(Trainer):
             return self._judge(inner(self.network))
 
     def _validation_loss(self) -> float:
-        own = range(self.args.process_index, len(self._validation), self.args.world_size)
         size, limit = self._settings.batch_size, self._settings.micro_batch_tokens
-        losses = pair_losses(self.network, self._validation, own, size, limit)
+        rank, world = self.args.process_index, self.args.world_size
+        losses = pair_losses(self.network, self._validation, size, limit, rank, world)
         sums = torch.zeros(2, dtype=torch.float64)
         with _precision(self._settings):
             for _, loss, tokens in losses:
@@ -444,6 +458,10 @@ class _TargetTrainer(Trainer):
                 f"{self.title}: the checkpoint of step {self.state.global_step} can't be written to "
                 f"{self.args.output_dir} ({first_line(error)}); make room and run again: it goes on from the last"
             ) from None
+
+
+class _ShardedTrainer(Sharded, _TargetTrainer):
+    """The same, of a network that processes hold together."""
 
 
 def _some(names: list[str]) -> str:

@@ -56,17 +56,25 @@ def losses_of(network: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[Tensor, 
 
 
 def pair_losses(
-    network: PreTrainedModel, pairs: Pairs, indices: Sequence[int], batch_size: int, max_tokens: int | None = None
+    network: PreTrainedModel,
+    pairs: Pairs,
+    batch_size: int,
+    max_tokens: int | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[int, float, int]]:
-    """Index, summed loss and target tokens of each pair in `indices`, the longest first; so many pairs at once, or
-    fewer where they have more than `max_tokens` together."""
+    """Index, summed loss and target tokens of each pair, the longest first; so many pairs at once, or fewer where they
+    have more than `max_tokens` together. Process `rank` of `world` gets its share of them, in as many batches as the
+    others."""
     lengths = pairs.lengths()
-    order = sorted(indices, key=lambda index: (-lengths[index], index))
+    order = sorted(range(len(pairs)), key=lambda index: (-lengths[index], index))
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
         size = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // longest))
-        chosen = order[start : start + size]
-        start += size
-        losses, tokens = losses_of(network, [pairs[index] for index in chosen])
-        yield from zip(chosen, losses.tolist(), tokens.tolist(), strict=True)
+        together = order[start : start + size * world]
+        own = together[rank::world]
+        start += len(together)
+        losses, tokens = losses_of(network, [pairs[index] for index in own or together[:1]])
+        if own:
+            yield from zip(own, losses.tolist(), tokens.tolist(), strict=True)

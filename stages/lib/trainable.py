@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
 
 from stages.lib.params.fit import Adapters, Fit, Freeze
@@ -55,8 +57,10 @@ def _beside_whole_weights(network: PeftModel) -> PeftModel:
 
 
 def take(network: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    """Replaces what a checkpoint of the fit holds: all weights, or those of the adapters."""
-    if isinstance(network, PeftModel):
+    """Replaces what a checkpoint of the fit holds: all weights, or those that are learned."""
+    if isinstance(network, FSDPModule):
+        set_model_state_dict(network, dict(weights), options=StateDictOptions(full_state_dict=True, strict=False))
+    elif isinstance(network, PeftModel):
         set_peft_model_state_dict(network, weights)
     else:
         network.load_state_dict(weights, strict=False)  # tied ones are saved once

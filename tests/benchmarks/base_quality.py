@@ -82,7 +82,7 @@ def _stream(pairs: Iterable[Pair], end: int) -> Counts:
 
 
 def _bits(network: PreTrainedModel, test: Pairs) -> float:
-    losses = pair_losses(network, test, range(len(test)), 16)
+    losses = pair_losses(network, test, 16)
     return sum(nats for _, nats, _ in losses) / math.log(2) / sum(pair.target_bytes for pair in test)
 
 

@@ -229,10 +229,10 @@ def worker(setup_name: str, contender: str, folder: Path, seed: int) -> dict[str
     setup, tokenizer = SETUPS[setup_name], open_vocabulary(folder / "tokenize/tokenizer")
     network = base_model(scratch_model(setup.architecture), tokenizer, [], dropout=0.1, seed=seed)
     network.resize_token_embeddings(setup.vocabulary)
-    train, validation = Pairs(folder / "train"), Pairs(folder / "validation")
+    train, validation = Pairs(folder / "train"), Pairs(folder / "validation", first=64)
 
     def loss() -> float:
-        losses = list(pair_losses(network, validation, range(min(64, len(validation))), 16))
+        losses = list(pair_losses(network, validation, 16))
         return sum(own for _, own, _ in losses) / sum(tokens for _, _, tokens in losses)
 
     watch = Stopwatch(setup.steps // setup.points, loss)

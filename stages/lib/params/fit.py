@@ -60,10 +60,19 @@ class Fit(Section):
     processes: Count
     nodes: Count
     rendezvous: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")] | None
+    sharded: bool
     seed: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
     def _meeting(self) -> Self:
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError("rendezvous: several nodes need a place to meet, host:port of one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _holders(self) -> Self:
+        if self.sharded and self.processes * self.nodes == 1:
+            raise ValueError("sharded: one process has to hold the whole model; set processes, or write false")
+        if self.sharded and self.adapters is not None and self.adapters.quantize:
+            raise ValueError("sharded: quantized weights can't be; set adapters -> quantize: false, or write false")
         return self

@@ -8,7 +8,7 @@ from stages.lib.params import Section, suggestion
 from stages.lib.params.fit import Fit
 
 # settings of `fit` that concern the stage `train` alone
-UNHEEDED = ("epochs", "processes", "nodes", "rendezvous", "choose_by", "choose_examples", "average_best")
+UNHEEDED = ("epochs", "processes", "nodes", "rendezvous", "sharded", "choose_by", "choose_examples", "average_best")
 
 
 class Dimension(Section):
@@ -38,6 +38,7 @@ class TuneHyperparameters(Section):
     trials: Annotated[int, Field(ge=0)]
     epochs: Annotated[float, Field(gt=0)]
     max_train_examples: Annotated[int, Field(ge=1)] | None
+    max_validation_examples: Annotated[int, Field(ge=1)] | None
     seed: Annotated[int, Field(ge=0)]
     search: dict[str, Dimension]
 

@@ -1,0 +1,122 @@
+"""A network that several processes hold together, each a part of every weight, gradient and moment of Adam (FSDP2:
+torch's fully_shard; Zhao et al. 2023, after ZeRO, Rajbhandari et al. 2020). The weights of a layer are whole only while
+it is computed, so all processes have to compute alike often."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer import SCHEDULER_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from stages.lib.checkpoints import mean_weights
+from stages.lib.devices import own_device
+from stages.lib.families.family import IGNORED, Batch
+from stages.lib.loading import divided, pairs_in
+from stages.lib.trainable import take
+
+_OPTIMIZER = "optimizer"  # folder of a checkpoint
+
+
+def shard(network: nn.Module) -> None:
+    """Leaves this process its part of the network, on its device; in place, and only once."""
+    if isinstance(network, FSDPModule):
+        return
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes  # which meet, if they have not yet
+    mesh = init_device_mesh(own_device().type, (processes,))
+    for layer in _layers(network):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)  # else what is read outside a pass may be whole
+
+
+def _layers(network: nn.Module) -> Iterator[nn.Module]:
+    """Of every stack."""
+    for child in network.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from _layers(child)
+
+
+def learned_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Whole, on the CPU of the first process, and nothing elsewhere; to be asked for by all at once."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    weights: Any = get_model_state_dict(network, options=options)
+    return dict(weights)
+
+
+def whole(value: Tensor) -> Tensor:
+    """Of what processes hold together, all."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+class Sharded(Trainer):
+    """What a Trainer does otherwise where processes hold its network together. Checkpoints have what is learned as a
+    whole, and the moments in parts."""
+
+    network: PreTrainedModel
+    optimizer: Any
+    lr_scheduler: Any
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.is_distributed_loading_by_transformers = True  # nothing is to be put around it
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """It is there."""
+
+    def parts_of(self, load: Any) -> list[Batch]:
+        """As many as the process with the most has, the last ones with a pair that teaches nothing."""
+        parts: list[Batch] = super().parts_of(load)  # type: ignore[misc]
+        most = int(self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max())
+        idle = next(divided(parts[-1], pairs_in(parts[-1])))
+        idle = idle | {"labels": torch.full_like(idle["labels"], IGNORED)}
+        return parts + [idle] * (most - len(parts))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        weights = learned_weights(self.network)
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(exist_ok=True)
+            save_file(weights, folder / SAFE_WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        take(self.network, mean_weights([Path(resume_from_checkpoint)]))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        moments = get_optimizer_state_dict(self.network, self.optimizer)
+        try:
+            save(moments, checkpoint_id=f"{output_dir}/{_OPTIMIZER}")
+        except CheckpointException as error:  # not even an Exception, and of many lines
+            (failure, _), *_ = error.failures.values()
+            raise OSError(str(failure)) from None
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), f"{output_dir}/{SCHEDULER_NAME}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        moments = get_optimizer_state_dict(self.network, self.optimizer)
+        load(moments, checkpoint_id=f"{checkpoint}/{_OPTIMIZER}")
+        set_optimizer_state_dict(self.network, self.optimizer, moments)
+        self.lr_scheduler.load_state_dict(torch.load(f"{checkpoint}/{SCHEDULER_NAME}", weights_only=True))
