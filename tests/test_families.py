@@ -13,6 +13,7 @@ from stages.lib.attention import PAIRS_APART
 from stages.lib.decoding import Decoded, decode
 from stages.lib.families import causal, family_for, family_of, family_of_saved, kind_of
 from stages.lib.fitting import fit
+from stages.lib.judging import judge_of
 from stages.lib.kernels import use_attention
 from stages.lib.losses import pair_losses, summed_loss
 from stages.lib.models import base_model, check_reads_source
@@ -214,12 +215,15 @@ def test_a_causal_model_never_looks_ahead(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "m2m_100", "bert"])
-def test_every_family_says_what_it_has_learned_and_ends(name: str, tmp_path: Path) -> None:
+def test_every_family_says_what_it_has_learned_and_is_judged_by_it(name: str, tmp_path: Path) -> None:
     architecture, kind = tiny.ARCHITECTURES[name]
     tokens = tiny.tokenizer(kind)
     network, data = tiny.model(tokens, architecture=architecture, dropout=0.0), tiny.pairs(tokens, tmp_path / "pairs")
-    settings = tiny.settings(epochs=300, learning_rate=0.005, warmup_fraction=0.1)
-    fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", title="test")
+    long = {"epochs": 300, "learning_rate": 0.005, "warmup_fraction": 0.1, "validations": 3}
+    settings = tiny.settings(choose_by="exact_match", **long)
+    judge = judge_of(settings, tokens, [], data, 4)
+    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", judge)
+    assert curve.best()[1] == 100
     sources = [pair.source_ids for pair in data]
     texts = decode(network, tokens, sources, section(Predict, max_new_tokens=40), 4, title="test")
     assert texts == [Decoded(tiny.text(source), "end") for source in tiny.FACTS]

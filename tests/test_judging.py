@@ -8,7 +8,6 @@ import torch
 
 from stages.lib import judging
 from stages.lib.decoding import Decoded
-from stages.lib.fitting import fit
 from stages.lib.judging import judge_of
 from stages.lib.pairs import Label, Pair, Pairs, write_pairs
 from tests import tiny
@@ -93,15 +92,3 @@ def test_texts_are_no_longer_than_the_model_has_positions(asked: list[Any], tmp_
     assert judge is not None
     judge(tiny.model(tokens))
     assert asked[0][1] == 5  # 64 positions, and the last token is never read
-
-
-@pytest.mark.parametrize("name", ["gpt2", "t5", "bert"])
-def test_every_family_is_judged_by_what_it_writes(name: str, tmp_path: Path) -> None:
-    architecture, kind = tiny.ARCHITECTURES[name]
-    tokens = tiny.tokenizer(kind)
-    network, data = tiny.model(tokens, architecture=architecture, dropout=0.0), tiny.pairs(tokens, tmp_path / "pairs")
-    long = {"epochs": 300, "learning_rate": 0.005, "warmup_fraction": 0.1, "validations": 3}
-    settings = tiny.settings(choose_by="exact_match", **long)
-    judge = judge_of(settings, tokens, [], data, 4)
-    curve = fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test", judge)
-    assert curve.best()[1] == 100

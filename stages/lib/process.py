@@ -12,7 +12,7 @@ from contextlib import contextmanager
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 << 20  # bytes: the most that glibc takes
-_FIRST_TELLS = 5  # seconds: processes that share a fit mostly fail alike, and the first one's end is that of all
+_FIRST_TELLS = 30  # seconds: processes that share a fit mostly fail alike, and the first one's end is that of all
 
 
 class UserError(Exception):
