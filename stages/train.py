@@ -51,12 +51,12 @@ def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, ta
     print(f"train: {_plan(learner, train, validation, settings, machine)}", flush=True)
     judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
     curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
-    if settings.sharded:  # it is put together in a model of its own
-        weights = learned_weights(learner)
-        learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
-        learner.load_state_dict(weights, strict=False)
+    learned_together = learned_weights(learner) if settings.sharded else None
     if not is_first():
         return
+    if learned_together is not None:
+        learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
+        learner.load_state_dict(learned_together, strict=False)
     network = merged(learner)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")
