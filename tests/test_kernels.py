@@ -8,8 +8,6 @@ from stages.lib.kernels import check_compiler, check_liger, fuse, quick_chance, 
 from stages.lib.process import UserError
 from tests import tiny
 
-NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
-
 
 def test_a_fused_model_computes_the_same_and_saves_the_same() -> None:
     network = tiny.model(tiny.tokenizer()).eval()
@@ -69,7 +67,6 @@ def test_attention_that_a_model_has_no_choice_of_is_one_line() -> None:
     use_attention(network, tiny.settings(attention="eager"))
 
 
-@NO_GPU
 def test_what_needs_a_gpu_says_so() -> None:
     network = tiny.model(tiny.tokenizer())
     with pytest.raises(UserError, match="fit -> attention: flash_attention_2 needs a GPU and `precision: bfloat16`"):

@@ -3,8 +3,12 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 from torch import nn
 
 from stages.lib.process import UserError
@@ -28,6 +32,20 @@ def move_to_own_device(network: nn.Module) -> None:
             "params.yaml: model: its weights do not fit into the memory of this GPU; name a smaller one, or quantize "
             "it: fit -> adapters: {kind: lora, rank: 8, quantize: true}"
         ) from None
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Sums on a GPU come out the same to the last bit, whichever of its threads is done first."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product of matrices
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it varies, and plans anew for every shape, which takes milliseconds
+    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
+    filling: Any = torch.utils.deterministic  # for those who read what they did not write
+    filling.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def bfloat16_wanted(precision: str) -> bool:

@@ -28,7 +28,7 @@ from transformers.training_args import ParallelMode
 from transformers.utils.logging import set_verbosity_error
 
 from stages.lib.checkpoints import mark_complete, mean_weights, newest_complete
-from stages.lib.devices import bfloat16_wanted, move_to_own_device, own_device, peak_memory
+from stages.lib.devices import bfloat16_wanted, move_to_own_device, own_device, peak_memory, repeatable
 from stages.lib.families import family_of
 from stages.lib.families.causal import Causal
 from stages.lib.families.family import Batch, Family, on_device
@@ -101,7 +101,7 @@ def fit(
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
-    with _end_of_memory_told(title), termination() as asked_to_stop:
+    with _end_of_memory_told(title), repeatable(), termination() as asked_to_stop:
         _place(network, settings)
         _check(network, train, validation, settings, machine)
         fuse(network)
@@ -211,6 +211,7 @@ def estimate(
     """
     family, device, processes = family_of(network), own_device(), settings.processes * settings.nodes
     _place(network, settings)
+    fuse(network)
     use_attention(network, settings)
     collator, lengths = _collator(network, train, settings), train.lengths()
     network.train()
@@ -218,7 +219,7 @@ def estimate(
         network.activation_checkpointing_enable({"use_reentrant": False})
     order = BatchSampler(lengths, settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
-    with _precision(settings), quick_chance():
+    with _precision(settings), repeatable(), quick_chance():
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = _now(device)
             for part in collator([train[index] for index in batch[::processes]])["parts"]:
@@ -344,7 +345,7 @@ class _TargetTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Gradients of all parts of this process's share of a batch, and its share of the mean loss."""
         model.train()
-        load: Load = self._prepare_inputs(inputs)  # type: ignore[assignment]
+        load: Load = inputs | {"parts": [on_device(part, self.network) for part in inputs["parts"]]}
         self.tokens += load["tokens"]
         while True:
             parts = self.parts_of(load)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from stages.lib.batches import one_ahead
 from stages.lib.families.causal import joined
 from stages.lib.families.family import IGNORED, Batch
 from stages.lib.pairs import Pair, Pairs
@@ -189,6 +190,10 @@ class Loader(DataLoader[Any]):
             worker_init_fn=_outlive_sigterm,
         )
         self._order = sampler
+
+    def __iter__(self) -> Iterator[Load]:  # type: ignore[override]
+        """Each load is made while the one before is computed."""
+        return one_ahead(super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
         self._order.set_epoch(epoch)

@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -68,18 +69,22 @@ class Causal(OneClass):
         they are predicted. lengths (B) are those of the pairs, and together ([B]) says how many of them share a table
         of attention.
         """
-        tokens = [pair.source_ids + pair.target_ids[:-1] for pair in pairs]
-        positions = [place for row in tokens for place in range(len(row))]
-        labels = [label for pair in pairs for label in [IGNORED] * (len(pair.source_ids) - 1) + learned_labels(pair)]
-        learned = [place for place, label in enumerate(labels) if label != IGNORED]
-        return {
-            "input_ids": torch.tensor([[token for row in tokens for token in row]]),
-            "position_ids": torch.tensor([positions]),
-            "labels": torch.tensor([[labels[place] for place in learned]]),
-            "keep": torch.tensor(learned),
-            "lengths": torch.tensor([len(row) for row in tokens]),
-            "together": torch.tensor([len(tokens)]),
+        written = np.array([len(pair.target_ids) for pair in pairs])
+        lengths = np.array([len(pair.source_ids) for pair in pairs]) + written - 1
+        tokens = chain.from_iterable(pair.source_ids + pair.target_ids[:-1] for pair in pairs)
+        labels = np.fromiter(chain.from_iterable(map(learned_labels, pairs)), np.int64)
+        # in front of every target token stands what predicts it
+        places = np.repeat(lengths.cumsum() - written.cumsum(), written) + np.arange(len(labels))
+        is_learned = labels != IGNORED
+        row = {
+            "input_ids": np.fromiter(tokens, np.int64)[None],
+            "position_ids": (np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths))[None],
+            "labels": labels[is_learned][None],
+            "keep": places[is_learned],
+            "lengths": lengths,
+            "together": np.array([len(pairs)]),
         }
+        return {name: torch.from_numpy(values) for name, values in row.items()}
 
     def lies_flat(self, network: PreTrainedModel, pairs: Sequence[Pair]) -> bool:
         """Whether `pairs` end to end are computed as each alone, without a mask over all of them: not by models that
@@ -115,7 +120,7 @@ class Causal(OneClass):
         if "keep" in batch:
             flat: dict[str, Any] = {name: batch[name] for name in ("input_ids", "position_ids")}
             if _implementation(network) == PAIRS_APART:  # else transformers takes the pairs from their positions
-                flat["tables"] = list(tables(batch["lengths"], batch["together"]))
+                flat["tables"] = list(tables(batch["lengths"], batch["together"], batch["input_ids"].device))
             return network(**flat, use_cache=False, logits_to_keep=batch["keep"]).logits
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
         accepted = accepted_by(network)

@@ -77,9 +77,8 @@ def padded(rows: Sequence[Sequence[int]], filling: int, side: Side) -> Tensor:
     """Rows of a length: (B, longest)."""
     longest = max(map(len, rows))
     blanks = ([filling] * (longest - len(row)) for row in rows)
-    return torch.tensor(
-        [[*blank, *row] if side == "left" else [*row, *blank] for row, blank in zip(rows, blanks, strict=True)]
-    )
+    whole = [[*blank, *row] if side == "left" else [*row, *blank] for row, blank in zip(rows, blanks, strict=True)]
+    return torch.from_numpy(np.array(whole, np.int64))  # in half the time of torch.tensor
 
 
 def masked(rows: Sequence[Sequence[int]], side: Side) -> Tensor:
@@ -87,9 +86,12 @@ def masked(rows: Sequence[Sequence[int]], side: Side) -> Tensor:
     return padded([[1] * len(row) for row in rows], 0, side)
 
 
+_LAYOUT = {"lengths", "together"}  # of pairs end to end; read by Python, which would have to wait for a GPU
+
+
 def on_device(batch: Batch, network: PreTrainedModel) -> Batch:
-    """Where the network is."""
-    return {name: part.to(network.device) for name, part in batch.items()}
+    """Where the network is, but for what only says how pairs lie in it."""
+    return {name: part if name in _LAYOUT else part.to(network.device) for name, part in batch.items()}
 
 
 def learned_labels(pair: Pair) -> list[int]:

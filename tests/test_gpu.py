@@ -1,0 +1,147 @@
+"""What only a GPU can show: `pytest -m gpu` there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from stages.lib import fitting, watching
+from stages.lib.decoding import decode
+from stages.lib.fitting import Curve, estimate, fit
+from stages.lib.pairs import Pair, Pairs, write_pairs
+from stages.lib.params.fit import Adapters
+from stages.lib.params.predict import Predict
+from stages.lib.trainable import inner, merged, student
+from tests import tiny
+from tests.build import section
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="`pytest -m gpu`, where there is one"),
+]
+
+LARGER = tiny.ARCHITECTURE | {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 1024}
+
+
+def trained(folder: Path, name: str = "gpt2", **settings: Any) -> tuple[PreTrainedModel, Curve]:
+    architecture, kind = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(kind)
+    data = tiny.pairs(tokens, folder / "pairs")
+    own = tiny.settings(**({"dropout": 0.0} | settings))
+    network = student(tiny.model(tokens, architecture=architecture, dropout=own.dropout), own)
+    return network, fit(network, data, data, own, tiny.machine(), folder / "fit", "test")
+
+
+def losses(curve: Curve) -> list[float]:
+    return [loss for _, loss in curve.training]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "bert"])
+def test_a_fit_learns_what_it_learns_on_a_processor(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = losses(trained(tmp_path / "gpu", name)[1])
+    half = losses(trained(tmp_path / "bfloat16", name, precision="auto")[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    expected = losses(trained(tmp_path / "processor", name)[1])
+    assert whole == pytest.approx(expected, rel=0.01)
+    assert half == pytest.approx(expected, rel=0.05)
+    assert half != whole
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("gpt2", {"compile": True}), ("llama", {"compile": True}), ("llama", {"liger": True})]
+)
+def test_other_kernels_learn_the_same(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    if "liger" in options:
+        pytest.importorskip("liger_kernel")
+    usual, other = (trained(tmp_path / str(at), name, **own)[1] for at, own in enumerate(({}, options)))
+    assert losses(other) == pytest.approx(losses(usual), rel=0.01)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bert"])
+def test_a_killed_fit_ends_with_the_same_bytes(
+    name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killing(watching.Progress):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 7:
+                raise Killed
+
+    common: dict[str, Any] = {"name": name, "precision": precision, "dropout": 0.1}
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "Progress", Killing)
+        with pytest.raises(Killed):
+            trained(tmp_path / "broken", **common)
+    networks = [trained(tmp_path / place, **common)[0] for place in ("broken", "unbroken")]
+    one, other = (save({k: v.cpu().clone() for k, v in network.state_dict().items()}) for network in networks)
+    assert one == other
+
+
+def long_pairs(folder: Path) -> Pairs:
+    write_pairs(folder, [[Pair(str(at), [5 + at % 50] * 480, [7] * 20, [], 20) for at in range(64)]])
+    return Pairs(folder)
+
+
+def larger(folder: Path, **settings: Any) -> Curve:
+    """A fit whose whole batch takes gigabytes."""
+    data = long_pairs(folder / "pairs")
+    own = tiny.settings(**{"batch_size": 64, "epochs": 3, "validations": 1, "dropout": 0.0, "learning_rate": 1e-3})
+    network = tiny.model(tiny.tokenizer(), architecture=LARGER, dropout=0.0)
+    return fit(network, data, data, own, tiny.machine(), folder / "fit", "test")
+
+
+def test_when_memory_ends_the_batch_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    whole = larger(tmp_path / "whole")
+    needed = torch.cuda.max_memory_reserved()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.6 * needed / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        parts = larger(tmp_path / "parts")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "memory has ended; batches are computed in parts of at most" in capsys.readouterr().out
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-3)
+
+
+def test_memory_is_as_estimated(tmp_path: Path) -> None:
+    data = long_pairs(tmp_path / "pairs")
+    settings = tiny.settings(batch_size=64, epochs=1, validations=1)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    network = tiny.model(tiny.tokenizer(), architecture=LARGER)
+    _, expected = estimate(network, data, data, settings, tiny.machine())
+    torch.cuda.reset_peak_memory_stats()
+    fit(network, data, data, settings, tiny.machine(), tmp_path / "fit", "test")
+    assert torch.cuda.max_memory_allocated() == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "bert"])
+def test_adapters_beside_four_bits_become_an_ordinary_model(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    learner, curve = trained(tmp_path, name, precision="auto", adapters=Adapters(rank=4, quantize=True), epochs=8)
+    assert curve.validation[-1][1] < curve.validation[0][1]
+    before, whole = texts(learner, name), merged(learner)
+    assert texts(whole, name) == before
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
+def test_it_writes_what_it_writes_on_a_processor(name: str, tmp_path: Path) -> None:
+    network, _ = trained(tmp_path, name, epochs=12)
+    assert texts(network, name) == texts(network, name, "cpu")
+
+
+def texts(network: Any, name: str, device: str = "cuda") -> list[str]:
+    network.to(device)
+    tokens = tiny.tokenizer(tiny.ARCHITECTURES[name][1])
+    prompts = [tiny.pair(tokens, fact).source_ids for fact in tiny.FACTS]
+    params = section(Predict, max_new_tokens=16)
+    return [decoded.text for decoded in decode(inner(network), tokens, prompts, params, 5, None)]
