@@ -1,10 +1,11 @@
 """Training against transformers' Trainer and TRL's SFTTrainer, which the extra `bench` installs, on the sample.
 
 Run: `python -m tests.benchmarks.training_speed [SETUP ...]`, on a machine that does nothing else. The same model,
-weights, pairs, pairs in an update, optimiser, schedule and number of updates for all, and float32. Each contender runs
-in a process of its own, in turn, so that a slow minute of the machine meets all of them; medians are compared. What
-counts is the tokens of the pairs in the batches, without pads, since by chance these are long or short ones. A step is
-timed from its begin to its end by a callback, and the first ones do not count.
+weights, pairs, pairs in an update, optimiser, schedule and number of updates for all; float32, and on a GPU bfloat16,
+but for Trainer as started, which keeps float32 there. Each contender runs in a process of its own, in turn, so that a
+slow minute of the machine meets all of them; medians are compared. What counts is the tokens of the pairs in the
+batches, without pads, since by chance these are long or short ones. A step is timed from its begin to its end by a
+callback, and the first ones do not count.
 
 What all have learned is shown by the loss on the same validation pairs, by the same code, at the end, and for `curves`
 on the way through more updates. Each round has a seed of its own; losses are means and standard deviations.
@@ -42,6 +43,7 @@ from transformers import (
 
 from stages import prepare, tokenize
 from stages.lib import fitting
+from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
 from stages.lib.families import causal, family_of
 from stages.lib.families.family import IGNORED
 from stages.lib.losses import pair_losses
@@ -57,11 +59,15 @@ from stages.lib.vocabulary import open_vocabulary
 from stages.lib.watching import Progress
 from tests.build import PROJECT, scratch_model, section
 
-LEARNING_RATE, NOT_COUNTED = 1e-3, 2
+LEARNING_RATE = 1e-3
+HAS_GPU = torch.cuda.is_available()
+NOT_COUNTED = 15 if HAS_GPU else 2  # steps; compilers are done by then
 
 _SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 1024}
 _BASE = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024}
 _T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 6, "d_model": 512, "d_ff": 2048, "num_heads": 8}
+_T5_BASE = {"model_type": "t5", "num_layers": 12, "num_decoder_layers": 12, "d_model": 768, "d_ff": 3072}
+_QWEN = {"model_type": "qwen2", "num_hidden_layers": 24, "hidden_size": 896, "intermediate_size": 4864}
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Setup:
     vocabulary: int = 2048  # tokens that the model has room for; the sample teaches fewer
     points: int = 1  # of the loss, the last one at the end
     is_for_speed: bool = True
+    wants_gpu: bool = False
 
 
 SETUPS = {
@@ -81,6 +88,17 @@ SETUPS = {
     "gpt2-4M-long": Setup(_SMALL, facts=8, batch=16, steps=12, rounds=2),
     "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=6, rounds=1, vocabulary=50_257),
     "t5-small": Setup(_T5, facts=1, batch=32, steps=8, rounds=2),
+    "gpu-gpt2-124M": Setup(_BASE, facts=8, batch=64, steps=45, rounds=1, vocabulary=50_257, wants_gpu=True),
+    "gpu-qwen-0.5B": Setup(
+        _QWEN | {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
+        facts=8,
+        batch=32,
+        steps=45,
+        rounds=1,
+        vocabulary=151_936,
+        wants_gpu=True,
+    ),
+    "gpu-t5-base": Setup(_T5_BASE | {"num_heads": 12}, facts=8, batch=64, steps=45, rounds=1, wants_gpu=True),
     "curves": Setup(_SMALL, facts=1, batch=32, steps=120, rounds=3, points=6, is_for_speed=False),
 }
 
@@ -91,7 +109,7 @@ def main() -> None:
         if os.environ.get("RANK", "0") == "0":
             print(json.dumps(figures))
         return
-    for name in sys.argv[1:] or SETUPS:
+    for name in sys.argv[1:] or [name for name, setup in SETUPS.items() if setup.wants_gpu == HAS_GPU]:
         with tempfile.TemporaryDirectory() as place:
             _prepared(SETUPS[name], Path(place))
             _compare(name, Path(place))
@@ -124,12 +142,13 @@ def _compare(name: str, folder: Path) -> None:
         f"\n{name}: {first['parameters'] / 1e6:.1f} M parameters, {setup.batch} pairs an update, {setup.steps} updates"
     )
     ours = statistics.median(own["tokens_a_second"] for own in results["ours"])
-    print(f"{setup.rounds} rounds{'':25} tokens/s  ours is  loss on the way")
+    print(f"{setup.rounds} rounds{'':25} tokens/s  ours is  peak GiB  loss on the way")
     for contender, runs in results.items():
         speed = statistics.median(own["tokens_a_second"] for own in runs)
         losses = " ".join(map(_mean_and_spread, zip(*(own["losses"] for own in runs), strict=True)))
-        print(f"{contender:34} {speed:7,.0f}  {ours / speed:6.2f}x  {losses}", flush=True)
-    if setup.is_for_speed and setup.architecture["model_type"] == "gpt2":  # whose weights all meet every token
+        memory = max(own["memory"] for own in runs) / 2**30
+        print(f"{contender:34} {speed:7,.0f}  {ours / speed:6.2f}x  {memory:8.1f}  {losses}", flush=True)
+    if setup.is_for_speed and setup.architecture["model_type"] != "t5":  # whose weights don't all meet every token
         peak = _matmul_peak()
         use = 6 * first["multiplied"] * ours / peak
         print(f"ours: {100 * use:.0f} % of the {peak / 1e9:.0f} GFLOP/s that a matrix product reaches here", flush=True)
@@ -140,12 +159,18 @@ def _mean_and_spread(losses: tuple[float, ...]) -> str:
 
 
 def _takes_part(contender: str, setup: Setup) -> bool:
-    is_part = contender.startswith(("ours without", "ours, alike", "ours, padded"))
+    model = setup.architecture["model_type"]
     if not setup.is_for_speed:
         return contender in ("ours", "Trainer as started", "Trainer at its best")
-    if setup.architecture["model_type"] == "t5":
-        return "SFTTrainer" not in contender and not is_part
-    return not is_part or setup is SETUPS["gpt2-4M"]
+    if "SFTTrainer" in contender and model == "t5":  # it trains causal models
+        return False
+    if "Liger" in contender:
+        return setup.wants_gpu and model == "qwen2"
+    if contender.endswith("compiled"):
+        return setup.wants_gpu
+    if contender.endswith("2 processes"):
+        return not setup.wants_gpu
+    return not contender.startswith(PARTS) or setup is SETUPS["gpt2-4M"]
 
 
 def _run(setup: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
@@ -163,14 +188,22 @@ def _run(setup: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def _matmul_peak() -> float:
-    """FLOP/s of large float32 products, the best of several."""
-    one, other = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    """FLOP/s of large products, in the precision of training, the best of several."""
+    size, kind = 8192 if HAS_GPU else 2048, torch.bfloat16 if bfloat16_wanted("auto") else torch.float32
+    one, other = (torch.randn(size, size, dtype=kind, device=own_device()) for _ in range(2))
     best = float("inf")
     for _ in range(12):
-        begun = time.monotonic()
+        begun = _now()
         one @ other
-        best = min(best, time.monotonic() - begun)
-    return 2 * 2048**3 / best
+        best = min(best, _now() - begun)
+    return 2 * size**3 / best
+
+
+def _now() -> float:
+    """Seconds, when all is done that the device was told before."""
+    if HAS_GPU:
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 class Stopwatch(TrainerCallback):
@@ -193,11 +226,11 @@ class Stopwatch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == NOT_COUNTED:
-            self.begun = time.monotonic()
+            self.begun = _now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.begun and state.global_step <= args.max_steps:
-            self.seconds = time.monotonic() - self.begun
+            self.seconds = _now() - self.begun
         if state.global_step % self._every == 0:
             self.losses.append(self._loss())
 
@@ -244,6 +277,7 @@ def worker(setup_name: str, contender: str, folder: Path, seed: int) -> dict[str
         "multiplied": _multiplied(network),
         "tokens_a_second": watch.tokens * int(os.environ.get("WORLD_SIZE", "1")) / watch.seconds,
         "losses": watch.losses,
+        "memory": peak_memory(),
     }
 
 
@@ -253,12 +287,20 @@ def _multiplied(network: PreTrainedModel) -> int:
     return parameter_count(network) - sum(tables.values())
 
 
-def ours(task: Task) -> None:
+def ours(task: Task, **options: Any) -> None:
     keep_freed_memory()
-    _fit(task)
+    _fit(task, **options)
 
 
-def _fit(task: Task) -> None:
+def compiled(task: Task) -> None:
+    ours(task, compile=True)
+
+
+def with_liger(task: Task) -> None:
+    ours(task, liger=True)
+
+
+def _fit(task: Task, **options: Any) -> None:
     setup = task.setup
     settings = section(
         Fit,
@@ -269,7 +311,9 @@ def _fit(task: Task) -> None:
         warmup_fraction=0.0,
         validations=1,
         weight_decay=0.0,
+        precision="auto",
         seed=task.seed,
+        **options,
     )
 
     class Watched(Progress):
@@ -332,9 +376,13 @@ def trainer_as_started(task: Task) -> None:
     _trainer(task)
 
 
-def trainer_at_its_best(task: Task) -> None:
+def trainer_at_its_best(task: Task, **options: Any) -> None:
     keep_freed_memory()
-    _trainer(task, train_sampling_strategy="group_by_length")
+    _trainer(task, train_sampling_strategy="group_by_length", bf16=bfloat16_wanted("auto"), **options)
+
+
+def trainer_compiled(task: Task) -> None:
+    trainer_at_its_best(task, torch_compile=True)
 
 
 def _trainer(task: Task, **options: Any) -> None:
@@ -368,7 +416,7 @@ def _shared(task: Task) -> dict[str, Any]:
         "learning_rate": LEARNING_RATE,
         "save_strategy": "no",
         "report_to": "none",
-        "use_cpu": True,
+        "use_cpu": not HAS_GPU,
     }
 
 
@@ -376,9 +424,13 @@ def sft_as_started(task: Task) -> None:
     _sft(task)
 
 
-def sft_at_its_best(task: Task) -> None:
+def sft_at_its_best(task: Task, **options: Any) -> None:
     keep_freed_memory()
-    _sft(task, train_sampling_strategy="group_by_length", activation_checkpointing=False)
+    _sft(task, train_sampling_strategy="group_by_length", activation_checkpointing=False, **options)
+
+
+def sft_with_liger(task: Task) -> None:
+    sft_at_its_best(task, use_liger_kernel=True)
 
 
 def _sft(task: Task, **options: Any) -> None:
@@ -393,7 +445,7 @@ def _sft(task: Task, **options: Any) -> None:
         }
         for pair in task.train
     ]
-    arguments = SFTConfig(**_shared(task), bf16=False, completion_only_loss=True, **options)  # bf16 is emulated here
+    arguments = SFTConfig(**_shared(task), bf16=bfloat16_wanted("auto"), completion_only_loss=True, **options)
     trainer = SFTTrainer(
         task.network,
         arguments,
@@ -405,12 +457,18 @@ def _sft(task: Task, **options: Any) -> None:
     trainer.train()
 
 
+PARTS = ("ours without", "ours, alike", "ours, padded")
+
 CONTENDERS: dict[str, Callable[[Task], None]] = {
     "ours": ours,
     "Trainer as started": trainer_as_started,
     "SFTTrainer as started": sft_as_started,
     "Trainer at its best": trainer_at_its_best,
     "SFTTrainer at its best": sft_at_its_best,
+    "ours, compiled": compiled,
+    "Trainer at its best, compiled": trainer_compiled,
+    "ours, with Liger": with_liger,
+    "SFTTrainer at its best, with Liger": sft_with_liger,
     "ours, 2 processes": ours,
     "ours, alike in length together": in_parts,
     "ours, padded to the longest": padded,
