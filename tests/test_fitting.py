@@ -6,7 +6,8 @@ import os
 import resource
 import shutil
 import signal
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,35 @@ def test_when_memory_ends_parts_are_halved_and_the_batch_stays(
     _, parts = trained(data, tmp_path / "parts", tiny.settings(**common))
     assert [loss for _, loss in parts.validation] == pytest.approx([loss for _, loss in whole.validation], rel=1e-4)
     assert "memory has ended; batches are computed in parts of at most 2 pairs" in capsys.readouterr().out
+
+
+def test_what_can_not_be_repeated_to_the_bit_is_computed_all_the_same(
+    data: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, expected = trained(data, tmp_path / "usual", tiny.settings(dropout=0.0))
+
+    @contextmanager
+    def repeatable() -> Iterator[None]:
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def never_the_same(family: Any, network: Any, batch: Any, label_smoothing: float) -> Any:
+        loss = summed_loss(family, network, batch, label_smoothing)
+        if torch.are_deterministic_algorithms_enabled():
+            loss.backward()  # what was computed so far must not count
+            torch.zeros(1).put_(torch.tensor([0]), torch.ones(1))  # torch has no such way for it
+        return loss
+
+    monkeypatch.setattr(fitting, "repeatable", repeatable)
+    monkeypatch.setattr(fitting, "summed_loss", never_the_same)
+    _, curve = trained(data, tmp_path / "varying", tiny.settings(dropout=0.0))
+    assert curve.training == expected.training
+    assert (
+        capsys.readouterr().out.count("test: sums vary on this GPU; after a kill, the last digits may be others") == 1
+    )
 
 
 def test_where_not_even_one_pair_fits_it_is_said_what_helps(

@@ -85,16 +85,23 @@ def test_a_killed_fit_ends_with_the_same_bytes(
 
 
 def long_pairs(folder: Path) -> Pairs:
-    write_pairs(folder, [[Pair(str(at), [5 + at % 50] * 480, [7] * 20, [], 20) for at in range(64)]])
+    write_pairs(folder, [[Pair(str(at), [5 + at % 50] * (290 + 3 * at), [7] * 20, [], 20) for at in range(64)]])
     return Pairs(folder)
 
 
 def larger(folder: Path, **settings: Any) -> Curve:
     """A fit whose whole batch takes gigabytes."""
     data = long_pairs(folder / "pairs")
-    own = tiny.settings(**{"batch_size": 64, "epochs": 3, "validations": 1, "dropout": 0.0, "learning_rate": 1e-3})
-    network = tiny.model(tiny.tokenizer(), architecture=LARGER, dropout=0.0)
+    usual = {"batch_size": 64, "epochs": 3, "validations": 1, "dropout": 0.0, "learning_rate": 1e-3}
+    own = tiny.settings(**(usual | settings))
+    network = tiny.model(tiny.tokenizer(), architecture=LARGER, dropout=own.dropout)
     return fit(network, data, data, own, tiny.machine(), folder / "fit", "test")
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_sums_of_many_threads_come_out_the_same(precision: str, tmp_path: Path) -> None:
+    once, again = (larger(tmp_path / name, precision=precision, dropout=0.1) for name in ("once", "again"))
+    assert once == again
 
 
 def test_when_memory_ends_the_batch_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

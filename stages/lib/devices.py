@@ -20,6 +20,8 @@ def own_device() -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)  # what is asked of "the" GPU, such as its memory, is asked of this one
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of a batch, which takes milliseconds
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product; see `repeatable`
     return device
 
 
@@ -36,10 +38,9 @@ def move_to_own_device(network: nn.Module) -> None:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Sums on a GPU come out the same to the last bit, whichever of its threads is done first."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product of matrices
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it varies, and plans anew for every shape, which takes milliseconds
-    torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
+    """Sums on a GPU come out the same to the last bit, whichever of its threads is done first. What has no such way
+    to be computed raises RuntimeError."""
+    torch.use_deterministic_algorithms(torch.cuda.is_available())
     filling: Any = torch.utils.deterministic  # for those who read what they did not write
     filling.fill_uninitialized_memory = False
     try:

@@ -101,7 +101,7 @@ def fit(
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
-    with _end_of_memory_told(title), repeatable(), termination() as asked_to_stop:
+    with _end_of_memory_told(title), termination() as asked_to_stop:
         _place(network, settings)
         _check(network, train, validation, settings, machine)
         fuse(network)
@@ -219,7 +219,7 @@ def estimate(
         network.activation_checkpointing_enable({"use_reentrant": False})
     order = BatchSampler(lengths, settings)
     batches = sorted(order.batches(0), key=lambda batch: int(lengths[batch].sum()))
-    with _precision(settings), repeatable(), quick_chance():
+    with _precision(settings), quick_chance():
         for batch in (batches[-1], batches[len(batches) // 2]):
             begun = _now(device)
             for part in collator([train[index] for index in batch[::processes]])["parts"]:
@@ -328,6 +328,7 @@ class _TargetTrainer(Trainer):
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
         self._order = BatchSampler(train.lengths(), settings, rank, world)
+        self._varies = False  # whether the same sums may come out otherwise
         self.halvings = 0  # of every part, since memory ended; a checkpoint holds it
         self.tokens = 0  # read by this process
 
@@ -350,10 +351,13 @@ class _TargetTrainer(Trainer):
         while True:
             parts = self.parts_of(load)
             try:
-                loss = self._accumulated(model, parts, num_items_in_batch)
+                with nullcontext() if self._varies else repeatable():
+                    loss = self._accumulated(model, parts, num_items_in_batch)
                 break
             except torch.OutOfMemoryError:
                 self._halve(model, parts)
+            except RuntimeError as error:
+                self._let_vary(model, error)
         self._check_finite(loss)
         return loss
 
@@ -387,6 +391,14 @@ class _TargetTrainer(Trainer):
         print(
             f"{self.title}: memory has ended; batches are computed in parts of at most {math.ceil(largest / 2)} pairs"
         )
+
+    def _let_vary(self, model: nn.Module, error: RuntimeError) -> None:
+        """After something that has no repeatable way to be computed: by the usual one from now on."""
+        if self._varies or "deterministic" not in str(error):
+            raise error
+        self._varies = True
+        model.zero_grad()
+        print(f"{self.title}: sums vary on this GPU; after a kill, the last digits may be others ({first_line(error)})")
 
     def _check_finite(self, loss: Tensor) -> None:
         """Raises Diverged, in every process, where the loss of the batch at hand is no number in one of them."""
