@@ -328,7 +328,8 @@ class _TargetTrainer(Trainer):
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world = arguments.process_index, arguments.world_size
         self._order = BatchSampler(train.lengths(), settings, rank, world)
-        self._varies = False  # whether the same sums may come out otherwise
+        # whether the same sums may come out otherwise; of several processes, none could try again alone
+        self._varies = arguments.world_size > 1
         self.halvings = 0  # of every part, since memory ended; a checkpoint holds it
         self.tokens = 0  # read by this process
 
