@@ -16,7 +16,7 @@ from stages.lib.fitting import Curve, estimate, fit
 from stages.lib.pairs import Pair, Pairs, write_pairs
 from stages.lib.params.fit import Adapters
 from stages.lib.params.predict import Predict
-from stages.lib.trainable import merged, student
+from stages.lib.trainable import inner, merged, student
 from tests import tiny
 from tests.build import section
 
@@ -136,15 +136,16 @@ def test_memory_is_as_estimated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
 def test_adapters_beside_four_bits_become_an_ordinary_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    learner, curve = trained(tmp_path, name, precision="auto", adapters=Adapters(rank=4, quantize=True), epochs=8)
+    learner, curve = trained(tmp_path, name, precision="auto", adapters=Adapters(rank=4, quantize=True), epochs=20)
     assert curve.validation[-1][1] < curve.validation[0][1]
     family, tokens = family_of(learner), tiny.tokenizer(tiny.ARCHITECTURES[name][1])
     batch = on_device(family.training_batch([tiny.pair(tokens, tiny.FACTS[0])], tokens.pad_token_id), learner)
-    learner.eval()
+    written = texts(learner, name)
     with torch.no_grad():
         beside, network = family.target_logits(learner, batch).cpu(), merged(learner)  # on the CPU
         whole = family.target_logits(network, on_device(batch, network))
     torch.testing.assert_close(whole, beside, rtol=0.01, atol=0.01)
+    assert texts(network, name) == written
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
@@ -158,4 +159,4 @@ def texts(network: Any, name: str, device: str = "cuda") -> list[str]:
     tokens = tiny.tokenizer(tiny.ARCHITECTURES[name][1])
     prompts = [tiny.pair(tokens, fact).source_ids for fact in tiny.FACTS]
     params = section(Predict, max_new_tokens=16)
-    return [decoded.text for decoded in decode(network, tokens, prompts, params, 5, None)]
+    return [decoded.text for decoded in decode(inner(network), tokens, prompts, params, 5, None)]

@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -66,8 +65,9 @@ NOT_COUNTED = 15 if HAS_GPU else 2  # steps; compilers are done by then
 _SMALL = {"model_type": "gpt2", "n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 1024}
 _BASE = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024}
 _T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 6, "d_model": 512, "d_ff": 2048, "num_heads": 8}
-_T5_BASE = {"model_type": "t5", "num_layers": 12, "num_decoder_layers": 12, "d_model": 768, "d_ff": 3072}
+_T5_BASE = _T5 | {"num_layers": 12, "num_decoder_layers": 12, "d_model": 768, "d_ff": 3072, "num_heads": 12}
 _QWEN = {"model_type": "qwen2", "num_hidden_layers": 24, "hidden_size": 896, "intermediate_size": 4864}
+_QWEN |= {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,8 @@ SETUPS = {
     "gpt2-124M": Setup(_BASE, facts=1, batch=16, steps=6, rounds=1, vocabulary=50_257),
     "t5-small": Setup(_T5, facts=1, batch=32, steps=8, rounds=2),
     "gpu-gpt2-124M": Setup(_BASE, facts=8, batch=64, steps=45, rounds=1, vocabulary=50_257, wants_gpu=True),
-    "gpu-qwen-0.5B": Setup(
-        _QWEN | {"num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True},
-        facts=8,
-        batch=32,
-        steps=45,
-        rounds=1,
-        vocabulary=151_936,
-        wants_gpu=True,
-    ),
-    "gpu-t5-base": Setup(_T5_BASE | {"num_heads": 12}, facts=8, batch=64, steps=45, rounds=1, wants_gpu=True),
+    "gpu-qwen-0.5B": Setup(_QWEN, facts=8, batch=32, steps=45, rounds=1, vocabulary=151_936, wants_gpu=True),
+    "gpu-t5-base": Setup(_T5_BASE, facts=8, batch=64, steps=45, rounds=1, wants_gpu=True),
     "curves": Setup(_SMALL, facts=1, batch=32, steps=120, rounds=3, points=6, is_for_speed=False),
 }
 
@@ -201,9 +193,7 @@ def _matmul_peak() -> float:
 
 def _now() -> float:
     """Seconds, when all is done that the device was told before."""
-    if HAS_GPU:
-        torch.cuda.synchronize()
-    return time.monotonic()
+    return fitting._now(own_device())
 
 
 class Stopwatch(TrainerCallback):
