@@ -1,10 +1,10 @@
 """Examples -> token ids; the only place where text becomes ids.
 
-Reads:  data/prepare/{train,validation,test}/ and labels.json; a pretrained model's tokenizer, if there is one.
-Writes: data/tokenize/{train,validation,test}/ (shards of pairs of source and target), tokenizer/, set_aside.jsonl (what
-        is not used, and why), labels.json (each label as the ids of a target), account.json and preview.md (some
-        pairs, token by token).
-Random: nothing; a new vocabulary is learned from the train split alone.
+Reads:  data/prepare/{train,validation,test}/ and labels.json; the tokenizer of a checkpoint, if there is one.
+Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), tokenizer/, label_ids.json (each label as
+        the ids of a target) and report/: stats.json, rejected.jsonl (what is not used, and why) and preview.md (some
+        examples, token by token).
+Random: nothing. A new vocabulary is learned from the train split only.
 """
 
 import os
@@ -16,121 +16,135 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from stages.lib.checkpoint.without_torch import import_transformers_without_torch
+
+if __name__ == "__main__":
+    import_transformers_without_torch()
+
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from stages.lib.batches import in_batches, one_ahead
-from stages.lib.chat_format import PLAIN_TEMPLATE, ChatFormat
-from stages.lib.chats import render
-from stages.lib.encoding import Encoded, Encoder
-from stages.lib.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
-from stages.lib.files import jsonl_writer, write_json
-from stages.lib.markdown import table, write_page
-from stages.lib.models import check_fits, model_kind
-from stages.lib.packing import packed
-from stages.lib.pairs import Label, Pair, Pairs, write_labels, write_pairs
-from stages.lib.params import read_section
+from stages.lib.checkpoint.architecture import check_fits, model_family
+from stages.lib.checkpoint.chat_template import PLAIN_TEMPLATE, ChatFormat
+from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer, train_tokenizer
+from stages.lib.core.files import jsonl_writer, write_json
+from stages.lib.core.markdown import table, write_page
+from stages.lib.core.params import read_section
+from stages.lib.core.process import UserError, gc_disabled, launch
+from stages.lib.core.templates import RejectedRow
+from stages.lib.core.worker_pool import in_batches, prefetched
+from stages.lib.encoding.encoded import Encoded
+from stages.lib.encoding.encoder import Encoder
+from stages.lib.encoding.packing import packed
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Kind, Model
+from stages.lib.params.model import Family, Model
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.process import UserError, launch, uncollected
-from stages.lib.templates import Unusable
-from stages.lib.vocabulary import load_vocabulary, train_vocabulary
+from stages.lib.records.chats import render
+from stages.lib.records.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
+from stages.lib.records.tokenized_examples import (
+    Label,
+    TokenizedDataset,
+    TokenizedExample,
+    write_label_ids,
+    write_tokenized_examples,
+)
 
 SOURCE = Path("data/prepare")
 TARGET = Path("data/tokenize")
 
 _BATCH_EXAMPLES = 4096
 _BATCH_CHARACTERS = 1 << 20
-# a vocabulary is as good from evenly chosen examples of this size as from all of a larger corpus
+# of a larger corpus, evenly spaced examples of this total size give an equally good vocabulary
 _VOCABULARY_CHARACTERS = 32_000_000
 
 Write = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass
-class Account:
-    """What became of the pairs of one split. `source_lengths` and `target_lengths` count the texts of each length in
-    tokens, before any was cut, split or set aside."""
+class Stats:
+    """Of one split. `source_lengths` and `target_lengths` count the texts of each length in tokens, before any was
+    truncated, split or rejected."""
 
     examples: int
-    pairs: int = 0
+    tokenized: int = 0
     kept_tokens: Counter[str] = field(default_factory=Counter)
     unknown_tokens: int = 0
-    tried: int = 0  # pairs kept and set aside
+    tried: int = 0  # tokenized examples, kept and rejected
     source_lengths: Counter[int] = field(default_factory=Counter)
     target_lengths: Counter[int] = field(default_factory=Counter)
-    set_aside: Counter[str] = field(default_factory=Counter)
-    first_detail: dict[str, str] = field(default_factory=dict)  # reason -> what was wrong with its first
-    sources_cut: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    first_detail: dict[str, str] = field(default_factory=dict)  # reason -> what is wrong with the first
+    sources_truncated: int = 0
     targets_split: int = 0
-    shown: list[Pair] = field(default_factory=list)
+    shown: list[TokenizedExample] = field(default_factory=list)
 
 
 def main() -> None:
     sections = read_section(Tokenize), read_section(Model)
-    run(*sections, processes=read_section(Machine).processes, source=SOURCE, target=TARGET)
+    run(*sections, workers=read_section(Machine).data_workers, source=SOURCE, target=TARGET)
 
 
-def run(params: Tokenize, model: Model, processes: int | None, source: Path, target: Path) -> None:
-    if processes is not None:
-        os.environ["RAYON_NUM_THREADS"] = str(processes)  # of the tokenizers library
-    kind, labels = model_kind(model), read_labels(source / "labels.json")
-    _check_use(params, kind, source / "train")
-    tokenizer = _vocabulary(params, model, kind, source / "train")
-    accounts = {split: Account(count_examples(source / split)) for split in SPLITS}
+def run(params: Tokenize, model: Model, workers: int | None, source: Path, target: Path) -> None:
+    if workers is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizers library
+    family, labels = model_family(model), read_labels(source / "labels.json")
+    _check_use(params, family, source / "train")
+    tokenizer = _tokenizer(params, model, family, source / "train")
+    by_split = {split: Stats(count_examples(source / split)) for split in SPLITS}
     start = time.monotonic()
-    with jsonl_writer(target / "set_aside.jsonl") as write:
-        for split, account in accounts.items():
-            encoder = Encoder(tokenizer, params, kind, labels, answers_apart=split == "test")
-            pairs = _pairs(_encoded(encoder, source / split, account.examples), split, account, write)
-            if params.pack and split == "train":
-                pairs = packed(pairs, params.max_target_tokens, params.overlap_tokens)
-            write_pairs(target / split, _counted(pairs, account, params.shown_examples))
+    with jsonl_writer(target / "report/rejected.jsonl") as write:
+        for split, stats in by_split.items():
+            encoder = Encoder(tokenizer, params, family, labels, answers_apart=split == "test")
+            batches = _accepted(_encoded(encoder, source / split, stats.examples), split, stats, write)
+            if params.packing and split == "train":
+                batches = packed(batches, params.max_target_tokens, params.overlap_tokens)
+            write_tokenized_examples(target / split, _counted(batches, stats, params.shown_examples))
     seconds = time.monotonic() - start
     tokenizer.save_pretrained(target / "tokenizer")
-    write_labels(target / "labels.json", _labels(encoder, labels))
-    write_json(target / "account.json", {split: _summary(account) for split, account in accounts.items()})
-    _check(accounts, params, target)
+    write_label_ids(target / "label_ids.json", _label_ids(encoder, labels))
+    write_json(target / "report/stats.json", {split: _summary(stats) for split, stats in by_split.items()})
+    _check(by_split, params, target)
     for split in SPLITS:
-        check_fits(model, tokenizer, labels, Pairs(target / split))
-    write_page(target / "preview.md", "Data, as tokenized", _preview(accounts, tokenizer))
-    counts = ", ".join(f"{account.pairs:,} {split}" for split, account in accounts.items())
-    aside = sum(account.set_aside.total() for account in accounts.values())
-    speed = sum(account.kept_tokens.total() for account in accounts.values()) / seconds
+        check_fits(model, tokenizer, labels, TokenizedDataset(target / split))
+    write_page(target / "report/preview.md", "Data, as tokenized", _preview(by_split, tokenizer))
+    counts = ", ".join(f"{stats.tokenized:,} {split}" for split, stats in by_split.items())
+    rejected = sum(stats.rejected.total() for stats in by_split.values())
+    speed = sum(stats.kept_tokens.total() for stats in by_split.values()) / seconds
     print(
-        f"tokenize: vocabulary of {len(tokenizer):,} tokens; pairs: {counts}; {aside:,} set aside; "
+        f"tokenize: vocabulary of {len(tokenizer):,} tokens; tokenized examples: {counts}; {rejected:,} rejected; "
         f"{speed:,.0f} tokens a second"
     )
 
 
-def _check_use(params: Tokenize, kind: Kind, train: Path) -> None:
-    """Raises UserError where this kind of model can't be used like that."""
+def _check_use(params: Tokenize, family: Family, train: Path) -> None:
+    """Raises UserError where a model of this family can't be used in this way."""
     for example in islice(read_examples(train), 1):
         is_free_text = not (example.source or example.turns)
-        if params.as_chat and (kind != "causal" or is_free_text):
+        if params.as_chat and (family != "causal" or is_free_text):
             raise UserError("tokenize -> as_chat: only causal models chat, and free text is no chat; write false")
-        if is_free_text and kind != "causal":
-            raise UserError(f"tokenize: free text (a scenario without source) needs a causal model; this one is {kind}")
-        if params.pack and not is_free_text:
-            raise UserError("tokenize: only free text can be packed (pack: true); examples with a source can't")
+        if is_free_text and family != "causal":
+            raise UserError(
+                f"tokenize: free text (a scenario without source) needs a causal model; this one is {family}"
+            )
+        if params.packing and not is_free_text:
+            raise UserError("tokenize: only free text can be packed (packing: true); examples with a source can't")
 
 
-def _vocabulary(params: Tokenize, model: Model, kind: Kind, train: Path) -> PreTrainedTokenizerBase:
-    if model.name != "scratch":
-        tokenizer = load_vocabulary(model, params.languages.source, params.languages.target)
+def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path) -> PreTrainedTokenizerBase:
+    if model.scratch is None:
+        tokenizer = load_checkpoint_tokenizer(model, params.languages.source, params.languages.target)
     else:
-        texts = _texts(train, params)
-        tokenizer = train_vocabulary(texts, params.vocabulary_size, kind, params.vocabulary_splits)
+        size, pre_tokenizer = model.scratch.vocabulary_size, model.scratch.pre_tokenizer
+        tokenizer = train_tokenizer(_texts(train, params), size, family, pre_tokenizer)
     is_chat = params.as_chat or any(example.turns for example in islice(read_examples(train), 1))
-    if is_chat and kind == "causal":
+    if is_chat and family == "causal":
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
         try:
             ChatFormat(tokenizer).end_id()
-        except Unusable as problem:
+        except RejectedRow as problem:
             raise UserError(
-                f"tokenize: the model's chat template can't be learned from: {problem.detail}; take it out of the "
-                f"checkpoint's tokenizer (chat_template), and a plain one is used"
+                f"tokenize: the model's chat template can't be used for training: {problem.detail}; remove it "
+                f"from the checkpoint's tokenizer (chat_template), then a plain one is used"
             ) from None
     return tokenizer
 
@@ -141,100 +155,76 @@ def _texts(train: Path, params: Tokenize) -> Iterator[str]:
     for number, example in enumerate(tqdm(read_examples(train), desc="tokenize vocabulary", unit=" examples")):
         if number % every == 0:
             if example.turns:
-                yield render(example.turns)  # with the roles: a template names them at every turn
+                yield render(example.turns)  # with the roles, which a template names at every turn
             else:
                 yield params.prompt.replace("{source}", example.source)
                 yield from example.targets
 
 
-def _labels(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
-    examples = [Example(label, "", [label]) for label in labels]
-    return [Label(label, ids) for label, ids in zip(labels, encoder.ids(examples)[2], strict=True)]
-
-
 def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
     batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
-    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar, uncollected():
-        # a tokenizer that is not fast holds Python's lock, and what it is set to, for itself
+    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar, gc_disabled():
+        # a slow tokenizer holds Python's lock, and it is not safe in two threads
         encoded = map(encoder.ids, batches)
-        for ids in one_ahead(encoded) if encoder.is_fast else encoded:
+        for ids in prefetched(encoded) if encoder.is_fast else encoded:
             yield (batch := encoder.fitted(ids))
             bar.update(len(batch))
 
 
-def _pairs(batches: Iterable[list[Encoded]], split: Split, account: Account, write: Write) -> Iterator[list[Pair]]:
-    """The pairs of each batch; what is set aside is written and the texts are counted as they pass by."""
+def _accepted(
+    batches: Iterable[list[Encoded]], split: Split, stats: Stats, write: Write
+) -> Iterator[list[TokenizedExample]]:
+    """The tokenized examples of each batch. Texts are counted and rejected ones are written as they pass by."""
     for batch in batches:
         for encoded in batch:
-            _count(encoded, account)
+            _count_texts(encoded, stats)
             for problem in encoded.problems:
-                account.first_detail.setdefault(problem.reason, f"{encoded.example.id}, {problem.detail}")
+                stats.first_detail.setdefault(problem.reason, f"{encoded.example.id}, {problem.detail}")
                 reason = {"reason": problem.reason, "detail": problem.detail}
                 source = encoded.example.source or render(encoded.example.turns)
                 write({"split": split, "id": encoded.example.id, **reason, "source": source})
-        yield [pair for encoded in batch for pair in encoded.pairs]
+        yield [tokenized for encoded in batch for tokenized in encoded.tokenized]
 
 
-def _counted(batches: Iterable[list[Pair]], account: Account, shown: int) -> Iterator[list[Pair]]:
-    """The same pairs, counted, and some of them kept to show: about as many pairs as examples are expected."""
-    every = max(account.examples // max(shown, 1), 1)
+def _count_texts(encoded: Encoded, stats: Stats) -> None:
+    stats.tried += encoded.tried
+    stats.unknown_tokens += encoded.unknown_tokens
+    stats.source_lengths.update(encoded.source_tokens)
+    stats.target_lengths.update(encoded.target_tokens)
+    stats.rejected.update(problem.reason for problem in encoded.problems)
+    stats.sources_truncated += encoded.sources_truncated
+    stats.targets_split += encoded.targets_split
+
+
+def _counted(batches: Iterable[list[TokenizedExample]], stats: Stats, shown: int) -> Iterator[list[TokenizedExample]]:
+    """The same tokenized examples, counted. Some are kept for the preview."""
+    every = max(stats.examples // max(shown, 1), 1)  # as if each example made one
     for batch in batches:
-        for pair in batch:
-            if len(account.shown) < min(shown, account.pairs // every + 1):
-                account.shown.append(pair)
-            account.pairs += 1
-            account.kept_tokens["source"] += len(pair.source_ids)
-            account.kept_tokens["target"] += len(pair.target_ids)
+        for tokenized in batch:
+            if len(stats.shown) < min(shown, stats.tokenized // every + 1):
+                stats.shown.append(tokenized)
+            stats.tokenized += 1
+            stats.kept_tokens["source"] += len(tokenized.source_ids)
+            stats.kept_tokens["target"] += len(tokenized.target_ids)
         yield batch
 
 
-def _count(encoded: Encoded, account: Account) -> None:
-    account.tried += encoded.tried
-    account.unknown_tokens += encoded.unknown_tokens
-    account.source_lengths.update(encoded.source_tokens)
-    account.target_lengths.update(encoded.target_tokens)
-    account.set_aside.update(problem.reason for problem in encoded.problems)
-    account.sources_cut += encoded.sources_cut
-    account.targets_split += encoded.targets_split
+def _label_ids(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
+    examples = [Example(label, "", [label]) for label in labels]
+    return [Label(label, ids) for label, ids in zip(labels, encoder.ids(examples)[2], strict=True)]
 
 
-def _check(accounts: Mapping[Split, Account], params: Tokenize, target: Path) -> None:
-    """Raises UserError with all that is wrong with any split."""
-    policies = {"long_source": params.long_source, "long_target": params.long_target, "untrainable": params.untrainable}
-    lines = []
-    for split, account in accounts.items():
-        aside, total = account.set_aside.total(), account.tried
-        found = f"tokenize: {split}: {{:,}} of {{:,}} {{}}; the first: {{}}"
-        for reason, count in account.set_aside.most_common(10):
-            detail = account.first_detail[reason]
-            if policies.get(reason) == "fail":
-                lines.append(found.format(count, total, f"pairs are {reason}, and tokenize.{reason} is fail", detail))
-            elif aside > round(params.max_set_aside_fraction * total, 6) or not account.pairs:
-                limit = "are set aside, more than tokenize.max_set_aside_fraction allows"
-                lines.append(found.format(count, total, f"pairs {limit}, as {reason}", detail))
-        sources = account.source_lengths.total()
-        if account.sources_cut > round(params.max_cut_fraction * sources, 6):
-            lines.append(
-                f"tokenize: {split}: {account.sources_cut:,} of {sources:,} sources are cut, more than "
-                f"tokenize.max_cut_fraction allows; see the lengths in {target / 'account.json'}"
-            )
-    if lines:
-        raise UserError(lines)
-
-
-def _summary(account: Account) -> dict[str, Any]:
-    read = sum(
-        length * n for lengths in (account.source_lengths, account.target_lengths) for length, n in lengths.items()
-    )
+def _summary(stats: Stats) -> dict[str, Any]:
+    read = sum(length * n for lengths in (stats.source_lengths, stats.target_lengths) for length, n in lengths.items())
     return {
-        "pairs": account.pairs,
-        "pairs_set_aside": account.set_aside.total(),
-        "set_aside": account.set_aside,
-        "sources_cut_fraction": _share(account.sources_cut, account.source_lengths.total(), 4),
-        "targets_split_fraction": _share(account.targets_split, account.target_lengths.total(), 4),
-        "unknown_token_fraction": _share(account.unknown_tokens, read, 6),
-        "source_tokens": {"total": account.kept_tokens["source"]} | _percentiles(account.source_lengths),
-        "target_tokens": {"total": account.kept_tokens["target"]} | _percentiles(account.target_lengths),
+        "tokenized_examples": stats.tokenized,
+        "examples_rejected": stats.rejected.total(),
+        "rejected": stats.rejected,
+        "sources_truncated_fraction": _share(stats.sources_truncated, stats.source_lengths.total(), 4),
+        "targets_split_fraction": _share(stats.targets_split, stats.target_lengths.total(), 4),
+        "unknown_token_fraction": _share(stats.unknown_tokens, read, 6),
+        "source_tokens": {"total": stats.kept_tokens["source"]} | _percentiles(stats.source_lengths),
+        "target_tokens": {"total": stats.kept_tokens["target"]} | _percentiles(stats.target_lengths),
     }
 
 
@@ -243,7 +233,7 @@ def _share(part: int, total: int, digits: int) -> float:
 
 
 def _percentiles(lengths: Counter[int]) -> dict[str, int]:
-    """The shortest length that this share of the texts does not exceed."""
+    """Name of a share -> the shortest length that this share of the texts does not exceed."""
     found: dict[str, int] = {}
     shares = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "longest": 1.0}
     seen = 0
@@ -255,18 +245,46 @@ def _percentiles(lengths: Counter[int]) -> dict[str, int]:
     return found
 
 
-def _preview(accounts: Mapping[Split, Account], tokenizer: PreTrainedTokenizerBase) -> Iterator[Iterable[str]]:
-    for split, account in accounts.items():
-        rows = [(_tokens(pair.source_ids, tokenizer), _learned(pair, tokenizer)) for pair in account.shown]
-        yield table(f"Some of {split}", ("read, without loss", "learned, but for what is in ⟨⟩"), rows)
+def _check(by_split: Mapping[Split, Stats], params: Tokenize, target: Path) -> None:
+    """Raises UserError with all that is wrong with any split."""
+    policies = {
+        "long_source": ("truncation", params.truncation),
+        "long_target": ("long_target", params.long_target),
+        "untrainable": ("untrainable", params.untrainable),
+    }
+    lines = []
+    for split, stats in by_split.items():
+        rejected, total = stats.rejected.total(), stats.tried
+        found = f"tokenize: {split}: {{:,}} of {{:,}} {{}}; the first: {{}}"
+        for reason, count in stats.rejected.most_common(10):
+            detail, (name, policy) = stats.first_detail[reason], policies.get(reason, ("", ""))
+            if policy == "fail":
+                lines.append(found.format(count, total, f"examples are {reason}, and tokenize.{name} is fail", detail))
+            elif rejected > round(params.max_rejected_fraction * total, 6) or not stats.tokenized:
+                limit = "are rejected, more than tokenize.max_rejected_fraction allows"
+                lines.append(found.format(count, total, f"examples {limit}, as {reason}", detail))
+        sources = stats.source_lengths.total()
+        if stats.sources_truncated > round(params.max_truncated_fraction * sources, 6):
+            lines.append(
+                f"tokenize: {split}: {stats.sources_truncated:,} of {sources:,} sources are truncated, more than "
+                f"tokenize.max_truncated_fraction allows; see the lengths in {target / 'report/stats.json'}"
+            )
+    if lines:
+        raise UserError(lines)
 
 
-def _learned(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands in ⟨⟩ is only read: what others say between two answers."""
-    read = set(pair.only_read)
-    parts = groupby(enumerate(pair.target_ids), key=lambda entry: entry[0] in read)
-    texts = ((is_read, _tokens([token for _, token in entries], tokenizer)) for is_read, entries in parts)
-    return "·".join(f"⟨{text}⟩" if is_read else text for is_read, text in texts)
+def _preview(by_split: Mapping[Split, Stats], tokenizer: PreTrainedTokenizerBase) -> Iterator[Iterable[str]]:
+    for split, stats in by_split.items():
+        rows = [(_tokens(shown.source_ids, tokenizer), _target(shown, tokenizer)) for shown in stats.shown]
+        yield table(f"Some of {split}", ("source, without loss", "target, with loss except in ⟨⟩"), rows)
+
+
+def _target(shown: TokenizedExample, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Masked tokens are in ⟨⟩."""
+    masked = set(shown.masked_positions)
+    parts = groupby(enumerate(shown.target_ids), key=lambda entry: entry[0] in masked)
+    texts = ((is_masked, _tokens([token for _, token in entries], tokenizer)) for is_masked, entries in parts)
+    return "·".join(f"⟨{text}⟩" if is_masked else text for is_masked, text in texts)
 
 
 def _tokens(ids: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,8 +1,9 @@
-"""One fit with the best settings -> the model.
+"""The final training run with the best settings -> the model.
 
-Reads:  data/tokenize/{train,validation}/, tokenizer/ and labels.json; data/tune_hyperparameters/best.json; the base
+Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; data/tune_hyperparameters/best.json; the base
         model.
-Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), curve.json and account.json.
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it) and report/: curve.json and
+        stats.json.
 Random: initial weights, order of the batches, dropout: all by `fit.seed`.
 """
 
@@ -12,21 +13,24 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from stages.lib.distributed import share
-from stages.lib.files import read_json, write_json
-from stages.lib.fitting import Curve, estimate, fit, update_steps
-from stages.lib.judging import judge_of
-from stages.lib.models import base_model, parameter_count
-from stages.lib.pairs import Pairs, read_labels
-from stages.lib.params import read_section
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.files import read_json, write_json
+from stages.lib.core.params import read_section
+from stages.lib.core.process import is_main_process, launch
+from stages.lib.models.devices import configure_gpu
+from stages.lib.models.loading import base_model, parameter_count
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.process import is_first, launch
-from stages.lib.scratch import scratch
-from stages.lib.sharding import learned_weights
-from stages.lib.trainable import learned_count, merged, student
-from stages.lib.vocabulary import open_vocabulary
+from stages.lib.params.train import FitSettings, Train
+from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
+from stages.lib.training.distributed import launch_distributed
+from stages.lib.training.estimate import estimate
+from stages.lib.training.fit import Curve, fit, update_steps
+from stages.lib.training.fsdp import gather_trained_weights
+from stages.lib.training.resume import resumable_state
+from stages.lib.training.selection import make_scorer
+from stages.lib.training.trainable import make_trainable, merge_adapters, trainable_count
 
 SOURCE = Path("data/tokenize")
 TUNED = Path("data/tune_hyperparameters/best.json")
@@ -34,66 +38,86 @@ TARGET = Path("data/train")
 
 
 def main() -> None:
-    sections = read_section(Fit), read_section(Model), read_section(Machine)
-    with scratch("train", sections[0].nodes) as folder:
-        if not share("stages.train", sections[0]):
-            run(*sections, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
+    fit_, train_, machine = read_section(Fit), read_section(Train), read_section(Machine)
+    settings = FitSettings(**dict(fit_), **dict(train_))
+    layout = f"{machine.world_size} processes{', sharded' if machine.sharded else ''}"
+    with resumable_state("train", machine.nodes, layout) as folder:
+        if not launch_distributed("stages.train", machine):
+            configure_gpu()
+            run(settings, read_section(Model), machine, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
 
 
-def run(fit_: Fit, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path) -> None:
-    settings = _with_tuned(fit_, read_json(tuned))
-    tokenizer = open_vocabulary(source / "tokenizer")
-    train, validation = Pairs(source / "train"), Pairs(source / "validation")
-    labels = read_labels(source / "labels.json")
-    label_words = [label.word for label in labels]
-    learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
-    learned = learned_count(learner)
-    print(f"train: {_plan(learner, train, validation, settings, machine)}", flush=True)
-    judge = judge_of(settings, tokenizer, labels, validation, machine.generation_batch_size)
-    curve = fit(learner, train, validation, settings, machine, folder, "train", judge)
-    learned_together = learned_weights(learner) if settings.sharded else None
-    if not is_first():
+def run(
+    settings: FitSettings, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path
+) -> None:
+    settings = _with_tuned(settings, read_json(tuned))
+    tokenizer = load_tokenizer(source / "tokenizer")
+    train, validation = TokenizedDataset(source / "train"), TokenizedDataset(source / "validation")
+    labels = read_label_ids(source / "label_ids.json")
+
+    def untrained() -> PreTrainedModel:
+        words = [label.word for label in labels]
+        return make_trainable(base_model(model, tokenizer, words, settings.dropout, settings.seed), settings)
+
+    network = untrained()
+    trainable = trainable_count(network)
+    print(f"train: {_plan(network, train, validation, settings, machine)}", flush=True)
+    scorer = make_scorer(settings, tokenizer, labels, validation, machine.generation_batch_size)
+    curve = fit(network, train, validation, settings, machine, folder, "train", scorer)
+    weights = gather_trained_weights(network) if machine.sharded else None
+    if not is_main_process():
         return
-    if learned_together is not None:
-        learner = student(base_model(model, tokenizer, label_words, settings.dropout, settings.seed), settings)
-        learner.load_state_dict(learned_together, strict=False)
-    network = merged(learner)
+    if weights is not None:
+        network = untrained()
+        network.load_state_dict(weights, strict=False)
+    network = merge_adapters(network)
     network.save_pretrained(target / "model")
     tokenizer.save_pretrained(target / "model")
-    write_json(target / "curve.json", {"training": curve.training, "validation": curve.validation})
-    write_json(target / "account.json", _account(network, learned, curve))
+    write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
+    write_json(target / "report/stats.json", _stats(network, trainable, curve))
     print(f"train: {_conclusion(settings, curve)} -> {target / 'model'}")
 
 
-def _with_tuned(fit_: Fit, tuned: dict[str, Any]) -> Fit:
-    """The settings of params.yaml, replaced where tuning found better ones, and each replacement said."""
+def _with_tuned(settings: FitSettings, tuned: dict[str, Any]) -> FitSettings:
+    """The settings of params.yaml, with those that tuning found better; each replacement is printed."""
     for name, value in tuned.items():
-        if value != getattr(fit_, name):
-            print(f"train: fit.{name} {getattr(fit_, name)} -> {value} (best.json of tune-hyperparameters)")
-    return Fit.model_validate({**fit_.model_dump(), **tuned})
+        if value != getattr(settings, name):
+            print(f"train: fit.{name} {getattr(settings, name)} -> {value} (best.json of tune-hyperparameters)")
+    return FitSettings.model_validate({**settings.model_dump(), **tuned})
 
 
-def _plan(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> str:
-    every, learned = parameter_count(learner), learned_count(learner)
-    frozen = f" ({every - learned:,} frozen)" if learned < every else ""
+def _plan(
+    network: PreTrainedModel,
+    train: TokenizedDataset,
+    validation: TokenizedDataset,
+    settings: FitSettings,
+    machine: Machine,
+) -> str:
+    every, trainable = parameter_count(network), trainable_count(network)
+    frozen = f" ({every - trainable:,} frozen)" if trainable < every else ""
     return (
-        f"{every:,} parameters{frozen}, {len(train):,} pairs with {train.learned_tokens():,} target tokens, "
+        f"{every:,} parameters{frozen}, {len(train):,} examples with {train.target_tokens():,} target tokens, "
         f"{update_steps(train, settings):,} updates of {_size(settings)}; "
-        f"{_cost(learner, train, validation, settings, machine)}"
+        f"{_cost(network, train, validation, settings, machine)}"
     )
 
 
 def _size(settings: Fit) -> str:
-    return f"{settings.batch_size} pairs" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
+    return f"{settings.batch_size} examples" if settings.batch_tokens is None else f"{settings.batch_tokens:,} tokens"
 
 
-def _cost(learner: PreTrainedModel, train: Pairs, validation: Pairs, settings: Fit, machine: Machine) -> str:
+def _cost(
+    network: PreTrainedModel,
+    train: TokenizedDataset,
+    validation: TokenizedDataset,
+    settings: FitSettings,
+    machine: Machine,
+) -> str:
     try:
-        seconds, memory = estimate(learner, train, validation, settings, machine)
+        seconds, memory = estimate(network, train, validation, settings, machine)
     except torch.OutOfMemoryError:
-        learner.zero_grad()
-        alone = settings.processes * settings.nodes == 1
-        remedy = "so batches will be computed in parts" if alone else "so lower fit.micro_batch_tokens"
+        network.zero_grad()
+        remedy = "so micro-batches will be halved" if machine.world_size == 1 else "so lower fit.micro_batch_tokens"
         return f"memory ends with the longest batch, {remedy}"
     return f"about {_duration(seconds)} and {memory / 2**30:.1f} GiB of memory"
 
@@ -105,12 +129,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, Any]:
+def _stats(network: PreTrainedModel, trainable: int, curve: Curve) -> dict[str, Any]:
     values = {"validation_loss": curve.validation} | ({"validation_score": curve.scores} if curve.scores else {})
     best = curve.best()[0]
     return {
         "parameters": parameter_count(network),
-        "learned_parameters": learned,
+        "trainable_parameters": trainable,
         "updates": curve.training[-1][0],
         "best_update": best,
         "averaged": curve.averaged[0] if curve.averaged else 1,
@@ -118,9 +142,10 @@ def _account(network: PreTrainedModel, learned: int, curve: Curve) -> dict[str, 
     }
 
 
-def _conclusion(settings: Fit, curve: Curve) -> str:
+def _conclusion(settings: FitSettings, curve: Curve) -> str:
     step, value = curve.best()
-    best = f"best validation {settings.choose_by} {value:.4f} at step {step:,} of {curve.training[-1][0]:,}"
+    metric = settings.metric_for_best_model
+    best = f"best validation {metric} {value:.4f} at step {step:,} of {curve.training[-1][0]:,}"
     return best if curve.averaged is None else f"{best}; the mean of {curve.averaged[0]} has {curve.averaged[1]:.4f}"
 
 

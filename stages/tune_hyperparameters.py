@@ -1,10 +1,10 @@
-"""Search on train and validation -> the best settings for the fit; params.yaml itself is never edited.
+"""Search on train and validation -> the best settings for training. params.yaml itself is never edited.
 
-Reads:  data/tokenize/{train,validation}/, tokenizer/ and labels.json; the base model.
-Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials),
-        trials.csv and account.json.
+Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; the base model.
+Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials) and report/:
+        trials.csv and stats.json.
 Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
-        fit, by `fit.seed`. The first trial has the settings of params.yaml, so that none are chosen that did worse.
+        training, by `fit.seed`. The first trial has the settings of params.yaml, so no worse ones are chosen.
 """
 
 import csv
@@ -20,19 +20,22 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from stages.lib.files import whole_file, write_json
-from stages.lib.fitting import Diverged, fit
-from stages.lib.models import base_model
-from stages.lib.pairs import Pairs, read_labels
-from stages.lib.params import read_section
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.files import atomic_file, write_json
+from stages.lib.core.params import read_section
+from stages.lib.core.process import UserError, launch
+from stages.lib.models.devices import configure_gpu
+from stages.lib.models.loading import base_model
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
+from stages.lib.params.train import FitSettings
 from stages.lib.params.tune_hyperparameters import Dimension, TuneHyperparameters
-from stages.lib.process import UserError, launch
-from stages.lib.scratch import scratch
-from stages.lib.trainable import student
-from stages.lib.vocabulary import open_vocabulary
+from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
+from stages.lib.training.fit import fit
+from stages.lib.training.resume import resumable_state
+from stages.lib.training.trainable import make_trainable
+from stages.lib.training.trainer import Diverged
 
 SOURCE = Path("data/tokenize")
 TARGET = Path("data/tune_hyperparameters")
@@ -46,9 +49,12 @@ class Trial:
 
 
 def main() -> None:
-    unreported = read_section(Machine).model_copy(update={"report_to": []})  # the fit that counts is train's
-    sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), unreported
-    with scratch("tune-hyperparameters") as folder:
+    configure_gpu()
+    # a trial is trained by this process alone; trackers follow the final training run only
+    alone: dict[str, Any] = {"report_to": [], "train_processes": 1, "nodes": 1, "sharded": False}
+    machine = read_section(Machine).model_copy(update=alone)
+    sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), machine
+    with resumable_state("tune-hyperparameters") as folder:
         run(*sections, source=SOURCE, target=TARGET, folder=folder)
 
 
@@ -70,8 +76,8 @@ def run(
     if math.isinf(best.validation_loss):
         raise UserError("tune-hyperparameters: no trial has a finite loss; lower fit.learning_rate and its search")
     write_json(target / "best.json", best.settings)
-    write_json(target / "account.json", _account(trials, best))
-    _write_trials(target / "trials.csv", trials, params.search)
+    write_json(target / "report/stats.json", _stats(trials, best))
+    _write_trials(target / "report/trials.csv", trials, params.search)
     print(f"tune-hyperparameters: {_conclusion(trials, best)}")
 
 
@@ -79,10 +85,10 @@ class _Data:
     """What every trial trains on."""
 
     def __init__(self, source: Path, params: TuneHyperparameters) -> None:
-        self.tokenizer = open_vocabulary(source / "tokenizer")
-        self.labels = [label.word for label in read_labels(source / "labels.json")]
-        self.train = Pairs(source / "train", first=params.max_train_examples)
-        self.validation = Pairs(source / "validation", first=params.max_validation_examples)
+        self.tokenizer = load_tokenizer(source / "tokenizer")
+        self.labels = [label.word for label in read_label_ids(source / "label_ids.json")]
+        self.train = TokenizedDataset(source / "train", first=params.max_train_examples)
+        self.validation = TokenizedDataset(source / "validation", first=params.max_validation_examples)
 
 
 def _study(journal: Path) -> optuna.Study:
@@ -127,16 +133,20 @@ def _is_whole(name: str) -> bool:
     return any(kind["type"] == "integer" for kind in schema.get("anyOf", [schema]))
 
 
-def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> Fit:
-    own = {"epochs": epochs, "choose_by": "loss", "average_best": 1, "sharded": False}
-    return Fit.model_validate({**fit_.model_dump(), **chosen, **own})
+def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> FitSettings:
+    own = {"epochs": epochs, "metric_for_best_model": "loss", "generation_eval_examples": 1, "average_checkpoints": 1}
+    return FitSettings.model_validate({**fit_.model_dump(), **chosen, **own})
 
 
-def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine, folder: Path, title: str) -> float:
-    """The best of a fit with these settings; infinite where they wreck the model, which rules them out."""
+def _validation_loss(
+    settings: FitSettings, data: _Data, model: Model, machine: Machine, folder: Path, title: str
+) -> float:
+    """The best of a training run with these settings; infinite where they wreck the model, which rules them out."""
     network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
     try:
-        loss = fit(student(network, settings), data.train, data.validation, settings, machine, folder, title).best()[1]
+        loss = fit(
+            make_trainable(network, settings), data.train, data.validation, settings, machine, folder, title
+        ).best()[1]
     except Diverged as error:
         print(f"tune-hyperparameters: {error}")
         loss = math.inf
@@ -144,7 +154,7 @@ def _validation_loss(settings: Fit, data: _Data, model: Model, machine: Machine,
     return loss
 
 
-def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:
+def _stats(trials: list[Trial], best: Trial) -> dict[str, Any]:
     if not trials:
         return {"trials": 0}
     return {
@@ -156,7 +166,7 @@ def _account(trials: list[Trial], best: Trial) -> dict[str, Any]:
 
 
 def _write_trials(path: Path, trials: list[Trial], search: Mapping[str, Dimension]) -> None:
-    with whole_file(path) as part, part.open("w", newline="") as file:
+    with atomic_file(path) as part, part.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["trial", "validation_loss", *search])
         for trial in trials:

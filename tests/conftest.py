@@ -1,5 +1,6 @@
-"""Tests compute on the processor, wherever they run; those of a GPU do where they are asked for: `pytest -m gpu`."""
+"""Tests compute on the CPU, also where there is a GPU, except for those that need one: `pytest -m gpu`."""
 
+import gc
 import os
 
 import pytest
@@ -8,3 +9,11 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for stages that tests start
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # Trainer collects garbage at every start, and need not look at what was imported
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    gc.unfreeze()  # DuckDB would report what is not collected at the end as leaked

@@ -12,11 +12,12 @@ def closure(module: Path) -> set[str]:
         file = waiting.pop()
         if str(file) not in found:
             found.add(str(file))
-            waiting += _imports(file)
+            waiting += imports(file)
     return {file for file in found if Path(file).stat().st_size > 0}
 
 
-def _imports(file: Path) -> list[Path]:
+def imports(file: Path) -> list[Path]:
+    """Files of the project's own modules that this one names in its imports, and of the packages above them."""
     modules: list[str] = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,5 +1,5 @@
-"""Bad inputs of the prepare stage: a bad row is set aside with its place and reason and its neighbours stay, or the
-stage stops with lines for its user; nothing else, and no row is lost. Some inputs only look bad: these are read right.
+"""Bad inputs of the prepare stage. Either a bad row is rejected with its place and reason, and its neighbours stay; or
+the stage stops with a message for its user. No row is lost. Some inputs only look bad: these are read correctly.
 """
 
 import bz2
@@ -23,15 +23,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from stages.lib.examples import SPLITS, read_examples
-from stages.lib.files import read_json, read_jsonl
-from stages.lib.params import read_section
+from stages.lib.core.files import read_json, read_jsonl
+from stages.lib.core.params import read_section
+from stages.lib.core.process import UserError
+from stages.lib.ingest import duplicates_and_splits
 from stages.lib.params.prepare import Prepare
-from stages.lib.process import UserError
+from stages.lib.records.examples import SPLITS, read_examples
 from stages.prepare import run
-from tests.build import PARAMS, section
+from tests.build import PARAMS
 
-Pair = tuple[str, str]  # of a source and one of its targets
+Row = tuple[str, str]  # a source and one of its targets
 Text = str | bytes
 
 
@@ -39,18 +40,18 @@ Text = str | bytes
 class Case:
     name: str
     files: Mapping[str, bytes]  # the first is train, unless params say otherwise
-    kept: Sequence[Pair] = ()  # all pairs of train, in order
-    aside: Sequence[tuple[str, int, str]] = ()  # file, line, reason
-    stop: str | None = None  # a piece of what the user is told
+    kept: Sequence[Row] = ()  # all rows of train, in order
+    rejected: Sequence[tuple[str, int, str]] = ()  # file, line, reason
+    stop: str | None = None  # a piece of the message, if the stage must stop
     params: Mapping[str, Any] = field(default_factory=dict)
-    may_stop: bool = False  # to refuse the whole file is as good as to set the row aside
+    may_stop: bool = False  # the stage may refuse the whole file instead of the row
 
 
 @dataclass(frozen=True)
 class Prepared:
-    pairs: list[Pair]
-    aside: list[dict[str, Any]]
-    account: dict[str, Any]
+    train: list[Row]
+    rejected: list[dict[str, Any]]
+    stats: dict[str, Any]
     held_out: int  # references of validation and test
 
 
@@ -60,7 +61,7 @@ CHATS = [(f"user: {source}", target) for source, target in GOOD]
 
 FREE_TEXT: dict[str, Any] = {"source": None, "group_references": False}
 CHAT: dict[str, Any] = {**FREE_TEXT, "target": None, "messages": "messages"}
-DIALOG: dict[str, Any] = {**CHAT, "reading": {"kind": "dialog"}}
+DIALOG: dict[str, Any] = {**CHAT, "reading": {"format": "dialog"}}
 NO_CLEANING: dict[str, Any] = {
     "clean": {
         "encoding": False,
@@ -81,7 +82,7 @@ def lines(*texts: Text) -> bytes:
 
 
 def in_csv(*bad: Text) -> bytes:
-    """Among good rows, the first bad one on line 4."""
+    """Among good rows. The first bad row is on line 4."""
     return lines("facts,text", "g1,G1", "g2,G2", *bad, "g3,G3")
 
 
@@ -94,14 +95,14 @@ def record(source: Any, target: Any, **others: Any) -> str:
 
 
 def in_jsonl(*bad: Text, **others: Any) -> bytes:
-    """Among good rows, which have the other fields too; the first bad one on line 3."""
-    good = [record(*pair, **others) for pair in GOOD]
+    """Among good rows, which have the other fields too. The first bad row is on line 3."""
+    good = [record(*row, **others) for row in GOOD]
     return lines(*good[:2], *bad, good[2])
 
 
 def in_json(*bad: str) -> bytes:
-    """As the third row of a list, on line 3."""
-    good = [record(*pair) for pair in GOOD]
+    """In a list, as its third row, on line 3."""
+    good = [record(*row) for row in GOOD]
     return "[{}]".format(",\n".join([*good[:2], *bad, good[2]])).encode()
 
 
@@ -123,7 +124,7 @@ def in_chats(*bad: Text) -> bytes:
 
 
 def in_dialogs(*bad: Text) -> bytes:
-    """The first bad line is line 5."""
+    """The first bad line is line 5, after a blank line."""
     return lines("1 g1\tG1", "", "1 g2\tG2", "", *bad, "", "1 g3\tG3", "")
 
 
@@ -135,7 +136,7 @@ def parquet(columns: Mapping[str, Any], names: Sequence[str] | None = None) -> b
 
 
 def in_parquet(texts: Any = None, **others: Any) -> bytes:
-    """Four rows, the third of which is bad: by its text, or by another column."""
+    """Four rows. The third one is bad: in its text, or in another column."""
     texts = pa.array(["G1", "G2", None, "G3"]) if texts is None else texts
     return parquet({"facts": ["g1", "g2", "b", "g3"], "text": texts, **others})
 
@@ -145,13 +146,13 @@ def not_utf8() -> pa.Array:
 
 
 def damaged(content: bytes) -> bytes:
-    """With other bytes in its middle."""
+    """With different bytes in the middle."""
     middle = len(content) // 2
     return content[: middle - 8] + b"\xff\x00" * 8 + content[middle + 8 :]
 
 
 def merged(values: Any, overrides: Any) -> Any:
-    """With sections merged at every depth."""
+    """Merges sections at every depth."""
     if not (isinstance(values, dict) and isinstance(overrides, dict)):
         return overrides
     return {**values, **{name: merged(values.get(name), new) for name, new in overrides.items()}}
@@ -162,12 +163,19 @@ def usual() -> dict[str, Any]:
     return read_section(Prepare, PARAMS).model_dump()
 
 
-def reads(name: str, file: str, content: bytes, *more: Pair, kept: Sequence[Pair] = GOOD, **params: Any) -> Case:
-    """`more` are pairs that stand before the last good row."""
+def reads(
+    name: str,
+    file: str,
+    content: bytes,
+    *more: Row,
+    kept: Sequence[Row] = GOOD,
+    **params: Any,
+) -> Case:
+    """`more` are rows before the last good row."""
     return Case(name, {file: content}, [*kept[:2], *more, *kept[2:]], params=params)
 
 
-def sets(name: str, file: str, content: bytes, reason: str, line: int, *more: Pair, **params: Any) -> Case:
+def rejects(name: str, file: str, content: bytes, reason: str, line: int, *more: Row, **params: Any) -> Case:
     good = CHATS if "messages" in params else FREE if params.get("source", "") is None else GOOD
     return Case(name, {file: content}, [*good[:2], *more, *good[2:]], [(file, line, reason)], params=params)
 
@@ -176,7 +184,7 @@ def either(name: str, file: str, content: bytes, reason: str, line: int, **param
     return Case(name, {file: content}, GOOD, [(file, line, reason)], params=params, may_stop=True)
 
 
-STRICT = {"limits": {"max_set_aside_fraction": 0.1}}
+STRICT = {"limits": {"max_rejected_fraction": 0.1}}
 
 
 def stops(name: str, files: str | Mapping[str, bytes], content: bytes, stop: str, **params: Any) -> Case:
@@ -186,17 +194,17 @@ def stops(name: str, files: str | Mapping[str, bytes], content: bytes, stop: str
 CSV_GOOD, JSONL_GOOD, TEXT_GOOD = in_csv(), in_jsonl(), in_text()
 WIDE = "facts,text\ng1,G1\ng2,G2\né,ɸ\ng3,G3\n"
 LATIN = "facts,text\ng1,G1\ng2,G2\né,É\ng3,G3\n".encode("latin-1")
-LONG = "x" * 50_000_000
+LONG = "x" * 20_000_000  # more than a batch of rows may hold
 
 CSV = [
-    sets("csv-too-many-fields", "t.csv", in_csv("b,B,c"), "wrong_number_of_fields", 4),
-    sets("csv-too-few-fields", "t.csv", in_csv("b"), "wrong_number_of_fields", 4),
-    sets("csv-comma-at-line-end", "t.csv", in_csv("b,B,"), "wrong_number_of_fields", 4),
-    sets("csv-latin-1-row", "t.csv", in_csv(b"b,\xe9"), "not_decodable", 4),
-    sets("csv-half-a-utf-8-character-at-the-end", "t.csv", CSV_GOOD + b"b,\xe2\x82", "not_decodable", 5),
-    sets("csv-text-after-closing-quote", "t.csv", in_csv('"b" x,B'), "bad_quoting", 4),
-    sets("csv-quote-closed-by-that-of-the-next-row", "t.csv", in_csv('b,"B', 'c,"C"'), "bad_quoting", 5),
-    sets(
+    rejects("csv-too-many-fields", "t.csv", in_csv("b,B,c"), "wrong_number_of_fields", 4),
+    rejects("csv-too-few-fields", "t.csv", in_csv("b"), "wrong_number_of_fields", 4),
+    rejects("csv-comma-at-line-end", "t.csv", in_csv("b,B,"), "wrong_number_of_fields", 4),
+    rejects("csv-latin-1-row", "t.csv", in_csv(b"b,\xe9"), "not_decodable", 4),
+    rejects("csv-half-a-utf-8-character-at-the-end", "t.csv", CSV_GOOD + b"b,\xe2\x82", "not_decodable", 5),
+    rejects("csv-text-after-closing-quote", "t.csv", in_csv('"b" x,B'), "bad_quoting", 4),
+    rejects("csv-quote-closed-by-that-of-the-next-row", "t.csv", in_csv('b,"B', 'c,"C"'), "bad_quoting", 5),
+    rejects(
         "csv-line-after-a-multi-line-row",
         "t.csv",
         in_csv('"b\nb","B\n\nB"', "c"),
@@ -204,17 +212,17 @@ CSV = [
         8,
         ("b\nb", "B\n\nB"),
     ),
-    sets("csv-line-after-blank-lines", "t.csv", in_csv("", "", "b"), "wrong_number_of_fields", 6),
-    sets("csv-blanks-on-a-line", "t.csv", in_csv("   "), "wrong_number_of_fields", 4),
-    sets("csv-empty-source", "t.csv", in_csv(",B"), "empty_source", 4),
-    sets("csv-empty-target", "t.csv", in_csv("b,"), "empty_target", 4),
-    sets("csv-target-of-blanks", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4),
-    sets("csv-target-of-blanks-kept", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4, **NO_CLEANING),
-    sets("csv-target-of-zero-width", "t.csv", in_csv("b,\u200b\ufeff"), "empty_target", 4),
-    sets("csv-target-of-html-entities", "t.csv", in_csv("b,&nbsp;&#8203;&#32;"), "empty_target", 4),
-    sets("csv-nothing-but-nul", "t.csv", in_csv("b,\0\0"), "empty_target", 4),
-    sets("csv-nul-in-copies", "t.csv", in_csv("b\0,B", "b\0,B"), "duplicate", 5, ("b\0", "B"), **NO_CLEANING),
-    sets(
+    rejects("csv-line-after-blank-lines", "t.csv", in_csv("", "", "b"), "wrong_number_of_fields", 6),
+    rejects("csv-blanks-on-a-line", "t.csv", in_csv("   "), "wrong_number_of_fields", 4),
+    rejects("csv-empty-source", "t.csv", in_csv(",B"), "empty_source", 4),
+    rejects("csv-empty-target", "t.csv", in_csv("b,"), "empty_target", 4),
+    rejects("csv-target-of-blanks", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4),
+    rejects("csv-target-of-blanks-kept", "t.csv", in_csv("b, \t\u3000"), "empty_target", 4, **NO_CLEANING),
+    rejects("csv-target-of-zero-width", "t.csv", in_csv("b,\u200b\ufeff"), "empty_target", 4),
+    rejects("csv-target-of-html-entities", "t.csv", in_csv("b,&nbsp;&#8203;&#32;"), "empty_target", 4),
+    rejects("csv-nothing-but-nul", "t.csv", in_csv("b,\0\0"), "empty_target", 4),
+    rejects("csv-nul-in-copies", "t.csv", in_csv("b\0,B", "b\0,B"), "duplicate", 5, ("b\0", "B"), **NO_CLEANING),
+    rejects(
         "csv-columns-given",
         "t.csv",
         lines("g1,G1", "g2,G2", "b", "g3,G3"),
@@ -262,11 +270,13 @@ CSV = [
         "t.csv: not in the encoding",
         reading={"encoding": "utf-16"},
     ),
-    stops("csv-column-twice", "t.csv", lines("facts,text,text", "g1,G1,G1"), "t.csv: column text stands twice"),
+    stops(
+        "csv-column-twice", "t.csv", lines("facts,text,text", "g1,G1,G1"), "t.csv: column text is twice in the header"
+    ),
     stops("csv-no-such-column", "t.csv", lines("facts,txt", "g1,G1"), "t.csv: no column text; there are facts, txt"),
     stops("csv-semicolons", "t.csv", lines("facts;text", "g1;G1"), "no column facts, text; there are facts;text"),
     stops("csv-line-end-in-the-header", "t.csv", lines('"facts\nx",text', "g1,G1"), "t.csv: no column facts"),
-    stops("csv-line-end-in-a-doubled-column", "t.csv", lines('facts,text,"a\n","a\n"', "g1,G1,,"), "stands twice"),
+    stops("csv-line-end-in-a-doubled-column", "t.csv", lines('facts,text,"a\n","a\n"', "g1,G1,,"), "is twice"),
     stops("csv-bad-quoting-in-the-header", "t.csv", lines('"facts" x,text', "g1,G1"), "expected after"),
     stops("csv-that-is-one-huge-line", "t.csv", b"x," * 60_000, "t.csv: "),
     stops("csv-header-of-1-mb", "t.csv", b"x" * 1_000_000 + b"\n", "t.csv: no column facts"),
@@ -274,8 +284,8 @@ CSV = [
     stops("csv-empty", "t.csv", b"", "t.csv: empty file"),
     stops("csv-mark-only", "t.csv", b"\xef\xbb\xbf", "t.csv: empty file"),
     stops("csv-columns-given-too-few", "t.csv", CSV_GOOD, "t.csv: no column text", reading={"columns": ["facts"]}),
-    sets("tsv-too-many-fields", "t.tsv", in_tsv("b\tB\tc"), "wrong_number_of_fields", 4),
-    sets("tsv-latin-1-row", "t.tsv", in_tsv(b"b\t\xe9"), "not_decodable", 4),
+    rejects("tsv-too-many-fields", "t.tsv", in_tsv("b\tB\tc"), "wrong_number_of_fields", 4),
+    rejects("tsv-latin-1-row", "t.tsv", in_tsv(b"b\t\xe9"), "not_decodable", 4),
     reads("tsv-quotes", "t.tsv", in_tsv('"b\t"B" b'), ('"b', '"B" b')),
     stops("tsv-empty", "t.tsv", b"", "t.tsv: empty file"),
 ]
@@ -289,13 +299,13 @@ def in_nested(bad: str) -> bytes:
     return lines(*(nested(source, [target]) for source, target in GOOD[:2]), bad, nested("g3", ["G3"]))
 
 
-def bad_json(name: str, bad: Text, reason: str, *more: Pair, **params: Any) -> Case:
-    return sets(f"jsonl-{name}", "t.jsonl", in_jsonl(bad), reason, 3, *more, **params)
+def bad_json(name: str, bad: Text, reason: str, *more: Row, **params: Any) -> Case:
+    return rejects(f"jsonl-{name}", "t.jsonl", in_jsonl(bad), reason, 3, *more, **params)
 
 
 def bad_split(name: str, by: str, bad: str, reason: str, good: Any = "2024-01-01") -> Case:
     split = {"by": by, "field": "at"}
-    return sets(f"split-{name}", "t.jsonl", in_jsonl(bad, at=good), reason, 3, split=split)
+    return rejects(f"split-{name}", "t.jsonl", in_jsonl(bad, at=good), reason, 3, split=split)
 
 
 JSON_LINES = [
@@ -342,10 +352,10 @@ JSON_LINES = [
     bad_split("stratum-is-true", "stratum", record("b", "B", at=True), "no_text"),
     bad_split("stratum-is-half-a-pair", "stratum", record("b", "B", at="\ud83d"), "lone_surrogate"),
     bad_split("group-null", "group", record("b", "B", at=None), "missing_field"),
-    sets("nested-null", "t.jsonl", in_nested(nested("b", None)), "missing_field", 3, target="{a.b}"),
-    sets("nested-null-above", "t.jsonl", in_nested('{"facts": "b", "a": null}'), "missing_field", 3, target="{a.b}"),
-    sets("nested-in-text", "t.jsonl", in_nested('{"facts": "b", "a": "b"}'), "missing_field", 3, target="{a.b}"),
-    sets("nested-past-the-end", "t.jsonl", in_nested(nested("b", [])), "missing_field", 3, target="{a.b.0}"),
+    rejects("nested-null", "t.jsonl", in_nested(nested("b", None)), "missing_field", 3, target="{a.b}"),
+    rejects("nested-null-above", "t.jsonl", in_nested('{"facts": "b", "a": null}'), "missing_field", 3, target="{a.b}"),
+    rejects("nested-in-text", "t.jsonl", in_nested('{"facts": "b", "a": "b"}'), "missing_field", 3, target="{a.b}"),
+    rejects("nested-past-the-end", "t.jsonl", in_nested(nested("b", [])), "missing_field", 3, target="{a.b.0}"),
     reads("jsonl-numbers", "t.jsonl", in_jsonl(record(-7, 1.5)), ("-7", "1.5")),
     reads("jsonl-long-number", "t.jsonl", in_jsonl(record("b", 10**4000)), ("b", str(10**4000))),
     reads("jsonl-target-is-a-list", "t.jsonl", in_jsonl(record("b", ["B", 2])), ("b", "B"), ("b", "2")),
@@ -364,20 +374,20 @@ JSON_LINES = [
     reads("jsonl-blank-lines", "t.jsonl", JSONL_GOOD.replace(b"\n", b"\n \r\n\n")),
     reads("jsonl-byte-order-mark", "t.jsonl", b"\xef\xbb\xbf" + JSONL_GOOD),
     reads("jsonl-utf-16", "t.jsonl", JSONL_GOOD.decode().encode("utf-16")),
-    reads("jsonl-line-of-50-mb", "t.jsonl", in_jsonl(record("b", LONG)), ("b", LONG)),
+    reads("jsonl-line-of-20-mb", "t.jsonl", in_jsonl(record("b", LONG)), ("b", LONG)),
     stops(
         "jsonl-that-is-csv",
         "t.jsonl",
         CSV_GOOD,
-        "prepare.limits.max_set_aside_fraction",
-        limits={"max_set_aside_fraction": 0.5},
+        "prepare.limits.max_rejected_fraction",
+        limits={"max_rejected_fraction": 0.5},
     ),
     stops(
         "jsonl-that-is-a-list",
         "t.jsonl",
         in_json().replace(b"\n", b""),
         "1 no_object; the first: t.jsonl line 1",
-        limits={"max_set_aside_fraction": 0.2},
+        limits={"max_rejected_fraction": 0.2},
     ),
     stops(
         "jsonl-template-with-an-unknown-column",
@@ -406,7 +416,9 @@ JSON = [
     reads(
         "json-records", "t.json", b'{"n": 1, "data": {"rows": ' + in_json() + b"}}", reading={"records": "data.rows"}
     ),
-    stops("json-object-at-the-top", "t.json", b'{"data": ' + in_json() + b"}", "prepare.reading.records names the key"),
+    stops(
+        "json-object-at-the-top", "t.json", b'{"data": ' + in_json() + b"}", "set prepare.reading.records to its key"
+    ),
     stops(
         "json-records-of-nothing",
         "t.json",
@@ -427,13 +439,13 @@ JSON = [
 
 NANOSECONDS, LATE = pa.array([1] * 4, pa.timestamp("ns")), pa.array([10**14] * 4, pa.timestamp("s"))
 PARQUET = [
-    sets("parquet-null", "t.parquet", in_parquet(), "missing_field", 3),
-    sets("parquet-null-beside-nan", "t.parquet", in_parquet(n=[1.0, 2.0, float("nan"), 4.0]), "missing_field", 3),
-    sets("parquet-null-beside-bytes", "t.parquet", in_parquet(n=[b"\xff"] * 4), "missing_field", 3),
-    sets("parquet-null-beside-times", "t.parquet", in_parquet(n=[datetime(2024, 1, 1)] * 4), "missing_field", 3),
+    rejects("parquet-null", "t.parquet", in_parquet(), "missing_field", 3),
+    rejects("parquet-null-beside-nan", "t.parquet", in_parquet(n=[1.0, 2.0, float("nan"), 4.0]), "missing_field", 3),
+    rejects("parquet-null-beside-bytes", "t.parquet", in_parquet(n=[b"\xff"] * 4), "missing_field", 3),
+    rejects("parquet-null-beside-times", "t.parquet", in_parquet(n=[datetime(2024, 1, 1)] * 4), "missing_field", 3),
     either("parquet-null-beside-nanoseconds", "t.parquet", in_parquet(n=NANOSECONDS), "missing_field", 3),
     either("parquet-null-beside-years-past-9999", "t.parquet", in_parquet(n=LATE), "missing_field", 3),
-    sets("parquet-empty-text", "t.parquet", in_parquet(["G1", "G2", "", "G3"]), "empty_target", 3),
+    rejects("parquet-empty-text", "t.parquet", in_parquet(["G1", "G2", "", "G3"]), "empty_target", 3),
     either("parquet-not-utf-8", "t.parquet", in_parquet(not_utf8()), "not_decodable", 3),
     either("parquet-damaged", "t.parquet", damaged(in_parquet()), "missing_field", 3),
     reads(
@@ -491,7 +503,7 @@ PARQUET = [
         "parquet-column-twice",
         "t.parquet",
         parquet({"facts": ["g1"], "text": ["G1"], "n": [1]}, ["facts", "text", "text"]),
-        "t.parquet: column text stands twice",
+        "t.parquet: column text is twice in the header",
     ),
     stops(
         "parquet-no-rows",
@@ -505,9 +517,9 @@ PARQUET = [
 ]
 
 TEXT = [
-    sets("text-latin-1-row", "t.txt", in_text(b"\xe9"), "not_decodable", 3, **FREE_TEXT),
-    sets("text-zero-width-row", "t.txt", in_text("\u200b"), "empty_target", 3, **FREE_TEXT),
-    sets(
+    rejects("text-latin-1-row", "t.txt", in_text(b"\xe9"), "not_decodable", 3, **FREE_TEXT),
+    rejects("text-zero-width-row", "t.txt", in_text("\u200b"), "empty_target", 3, **FREE_TEXT),
+    rejects(
         "text-paragraph-with-latin-1",
         "t.txt",
         lines("G1", "", "G2", "", "", b"\xe9", "b", "", "G3"),
@@ -562,14 +574,14 @@ TEXT = [
         "prepare",
         reading={"text_row": "file"},
         **FREE_TEXT,
-        limits={"max_set_aside_fraction": 0.1},
+        limits={"max_rejected_fraction": 0.1},
     ),
     stops("text-with-a-source", "t.txt", TEXT_GOOD, "missing_field; the first: t.txt line 1, no facts", **STRICT),
 ]
 
 
 def bad_chat(name: str, reason: str, *messages: Any) -> Case:
-    return sets(f"chat-{name}", "t.jsonl", in_chats(chat(*messages)), reason, 3, **CHAT)
+    return rejects(f"chat-{name}", "t.jsonl", in_chats(chat(*messages)), reason, 3, **CHAT)
 
 
 USER, ANSWER = said("user", "b"), said("assistant", "B")
@@ -588,11 +600,11 @@ CHAT_FORMS = [
     bad_chat("content-is-a-list-of-parts", "no_text", USER, said("assistant", [{"type": "text", "text": "B"}])),
     bad_chat("content-is-half-a-pair", "lone_surrogate", USER, said("assistant", "\ud83d")),
     bad_chat("message-is-text", "bad_messages", USER, "B"),
-    sets("chat-messages-are-text", "t.jsonl", in_chats('{"messages": "b"}'), "bad_messages", 3, **CHAT),
-    sets(
+    rejects("chat-messages-are-text", "t.jsonl", in_chats('{"messages": "b"}'), "bad_messages", 3, **CHAT),
+    rejects(
         "chat-messages-are-an-object", "t.jsonl", in_chats('{"messages": {"role": "user"}}'), "bad_messages", 3, **CHAT
     ),
-    sets("chat-messages-missing", "t.jsonl", in_chats("{}"), "missing_field", 3, **CHAT),
+    rejects("chat-messages-missing", "t.jsonl", in_chats("{}"), "missing_field", 3, **CHAT),
     reads(
         "chat-from-and-value",
         "t.jsonl",
@@ -610,11 +622,11 @@ CHAT_FORMS = [
         kept=CHATS,
         **CHAT,
     ),
-    sets("dialog-line-without-a-number", "t.txt", in_dialogs("hello\tB"), "bad_messages", 5, **DIALOG),
-    sets("dialog-number-only", "t.txt", in_dialogs("1 b\tB", "2"), "bad_messages", 6, **DIALOG),
-    sets("dialog-facts-only", "t.txt", in_dialogs("1 b", "2 c"), "no_answer", 6, **DIALOG),
-    sets("dialog-empty-answer", "t.txt", in_dialogs("1 b\t"), "empty_target", 5, **DIALOG),
-    sets("dialog-latin-1", "t.txt", in_dialogs(b"1 b\t\xe9", "2 c\tC"), "not_decodable", 6, **DIALOG),
+    rejects("dialog-line-without-a-number", "t.txt", in_dialogs("hello\tB"), "bad_messages", 5, **DIALOG),
+    rejects("dialog-number-only", "t.txt", in_dialogs("1 b\tB", "2"), "bad_messages", 6, **DIALOG),
+    rejects("dialog-facts-only", "t.txt", in_dialogs("1 b", "2 c"), "no_answer", 6, **DIALOG),
+    rejects("dialog-empty-answer", "t.txt", in_dialogs("1 b\t"), "empty_target", 5, **DIALOG),
+    rejects("dialog-latin-1", "t.txt", in_dialogs(b"1 b\t\xe9", "2 c\tC"), "not_decodable", 6, **DIALOG),
     reads(
         "dialog-without-a-blank-line-at-the-end",
         "t.txt",
@@ -639,23 +651,23 @@ COMPRESSED = [
         gzip.compress(in_json())[:-10],
         "t.json.gz: the compressed file ends too early",
     ),
-    stops("gzip-that-is-not", "t.csv.gz", CSV_GOOD, "t.csv.gz: not a sound .gz file"),
-    stops("gzip-damaged", "t.csv.gz", damaged(ZIPPED), "t.csv.gz: not a sound .gz file"),
-    stops("gzip-wrong-checksum", "t.csv.gz", ZIPPED[:-8] + b"\0" * 4 + ZIPPED[-4:], "t.csv.gz: not a sound .gz file"),
-    stops("gzip-with-more-after-it", "t.csv.gz", ZIPPED + b"more", "t.csv.gz: not a sound .gz file"),
+    stops("gzip-that-is-not", "t.csv.gz", CSV_GOOD, "t.csv.gz: not a valid .gz file"),
+    stops("gzip-damaged", "t.csv.gz", damaged(ZIPPED), "t.csv.gz: not a valid .gz file"),
+    stops("gzip-wrong-checksum", "t.csv.gz", ZIPPED[:-8] + b"\0" * 4 + ZIPPED[-4:], "t.csv.gz: not a valid .gz file"),
+    stops("gzip-with-more-after-it", "t.csv.gz", ZIPPED + b"more", "t.csv.gz: not a valid .gz file"),
     stops("gzip-empty", "t.csv.gz", b"", "t.csv.gz: empty file"),
     stops("bz2-damaged", "t.csv.bz2", damaged(bz2.compress(CSV_GOOD)), "download it again"),
     stops("bz2-that-is-not", "t.jsonl.bz2", JSONL_GOOD, "download it again"),
     stops("bz2-cut-off", "t.csv.bz2", bz2.compress(CSV_GOOD)[:-5], "t.csv.bz2: the compressed file ends too early"),
-    stops("xz-damaged", "t.csv.xz", damaged(lzma.compress(CSV_GOOD * 50)), "t.csv.xz: not a sound .xz file"),
+    stops("xz-damaged", "t.csv.xz", damaged(lzma.compress(CSV_GOOD * 50)), "t.csv.xz: not a valid .xz file"),
     stops("xz-cut-off", "t.csv.xz", lzma.compress(CSV_GOOD)[:-5], "t.csv.xz: the compressed file ends too early"),
     stops("parquet-in-gzip", "t.parquet.gz", gzip.compress(in_parquet()), "t.parquet.gz: not a readable parquet file"),
 ]
 
 TWO_FILES = {"a.csv": CSV_GOOD, "b.csv": CSV_GOOD}
 PLACES = [
-    stops("file-of-unknown-ending", "t.xlsx", b"", "prepare.reading.kind"),
-    stops("file-without-ending", "t", CSV_GOOD, "prepare.reading.kind"),
+    stops("file-of-unknown-ending", "t.xlsx", b"", "prepare.reading.format"),
+    stops("file-without-ending", "t", CSV_GOOD, "prepare.reading.format"),
     stops("file-in-two-splits", TWO_FILES, b"", "a.csv: read for train and for test", train="*.csv", test="a.csv"),
     stops(
         "file-in-two-splits-spelt-otherwise",
@@ -731,102 +743,103 @@ CASES = [*CSV, *JSON_LINES, *JSON, *PARQUET, *TEXT, *CHAT_FORMS, *COMPRESSED, *P
 
 
 def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any]) -> Prepared:
-    """Runs the stage on these files, the first of which is train, beside a good row each for validation and test."""
-    is_dialog = params.get("reading", {}).get("kind") == "dialog"
+    """Runs the stage on these files. The first one is train. Validation and test have one good row each."""
+    is_dialog = params.get("reading", {}).get("format") == "dialog"
     held_out = {f"held_{split}.{'txt' if is_dialog else 'jsonl'}": held(split, is_dialog) for split in SPLITS[1:]}
     raw, target = folder / "raw", folder / "out"
     for name, content in {**files, **held_out}.items():
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(content)
     names = zip(SPLITS, [next(iter(files)), *held_out], strict=True)
-    limits = {f"max_{kind}_fraction": 0.9 for kind in ("set_aside", "duplicate")}
+    limits = {"max_rejected_fraction": 0.9, "max_duplicate_fraction": 0.9}
     ours: dict[str, Any] = {**{split: name for split, name in names}, "limits": limits}
-    run(section(Prepare, **merged(merged(usual(), ours), params)), 1, raw, target)
+    run(Prepare.model_validate(merged(merged(usual(), ours), params)), 1, raw, target)
     examples = {split: list(read_examples(target / split)) for split in SPLITS}
     questions = {split: [question for own in examples[split] for question in own.questions()] for split in SPLITS}
-    pairs = {split: [(own.source, text) for own in questions[split] for text in own.references] for split in SPLITS}
-    aside, account = list(read_jsonl(target / "set_aside.jsonl")), read_json(target / "account.json")
-    assert account["rows_read"] == account["rows_kept"] + account["rows_set_aside"]
-    assert account["rows_set_aside"] == len(aside) == sum(account["set_aside"].values())
-    assert all(entry["detail"] and "\n" not in entry["detail"] for entry in aside)
-    return Prepared(pairs["train"], aside, account, len(pairs["validation"] + pairs["test"]))
+    rows = {split: [(own.source, text) for own in questions[split] for text in own.references] for split in SPLITS}
+    rejected, stats = list(read_jsonl(target / "report/rejected.jsonl")), read_json(target / "report/stats.json")
+    assert stats["rows_read"] == stats["rows_kept"] + stats["rows_rejected"]
+    assert stats["rows_rejected"] == len(rejected) == sum(stats["rejected"].values())
+    assert all(entry["detail"] and "\n" not in entry["detail"] for entry in rejected)
+    return Prepared(rows["train"], rejected, stats, len(rows["validation"] + rows["test"]))
 
 
 def held(split: str, is_dialog: bool) -> bytes:
-    """A row that is good whatever params say; its mark says that it is UTF-8."""
+    """A row that is good with any params. Its byte order mark says that it is UTF-8."""
     values = {"facts": split, "text": split.upper(), "a": {"b": [split]}, "at": "2024-01-01"}
     messages = [said("user", split), said("assistant", split.upper())]
     row = f"1 {split}\t{split.upper()}" if is_dialog else json.dumps({**values, "messages": messages})
     return b"\xef\xbb\xbf" + lines(row)
 
 
-def check_told(error: UserError, told: str, files: Iterable[str] = ()) -> None:
-    """Each line is one, short enough to be read; together they tell what they should, and where."""
+def check_message(error: UserError, expected: str, files: Iterable[str] = ()) -> None:
+    """Each line of the message is one line, and not too long. The message names the place."""
     for line in error.lines:
         assert line.strip()
         assert line.splitlines() == [line]
         assert len(line) < 4000
-    assert told in str(error)
+    assert expected in str(error)
     assert any(place in str(error) for place in ("prepare", *(Path(name).name for name in files)))
 
 
-def short(pairs: Iterable[Pair]) -> list[tuple[str, ...]]:
-    """So that the difference to a text of 50 MB can be shown."""
-    return [tuple(text if len(text) < 300 else f"{text[:9]}… {hash(text)}" for text in pair) for pair in pairs]
+def short(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """So that pytest can show the difference between texts of 20 MB."""
+    return [tuple(text if len(text) < 300 else f"{text[:9]}… {hash(text)}" for text in row) for row in rows]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_row_is_set_aside_and_a_bad_file_is_named(tmp_path: Path, case: Case) -> None:
+def test_a_bad_row_is_rejected_and_a_bad_file_is_named(tmp_path: Path, case: Case) -> None:
     try:
         prepared = prepare(tmp_path, case.files, case.params)
     except UserError as error:
         if case.stop is None and not case.may_stop:
             raise
-        check_told(error, case.stop or next(iter(case.files)), case.files)
+        check_message(error, case.stop or next(iter(case.files)), case.files)
         return
     assert case.stop is None, "the stage should have stopped"
-    assert [(own["file"], own["line"], own["reason"]) for own in prepared.aside] == list(case.aside)
-    assert short(prepared.pairs) == short(case.kept)
+    assert [(own["file"], own["line"], own["reason"]) for own in prepared.rejected] == list(case.rejected)
+    assert short(prepared.train) == short(case.kept)
     assert prepared.held_out == 2
 
 
-@pytest.mark.parametrize("kind", ["json", "jsonl"])
-@pytest.mark.parametrize("good", [True, False], ids=["kept", "set-aside"])
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("good", [True, False], ids=["kept", "rejected"])
 @pytest.mark.parametrize("depth", [200, 400, 800, 900, 940, 960, 980, 3000])
-def test_nesting_near_the_limit_of_recursion_loses_no_row(tmp_path: Path, kind: str, good: bool, depth: int) -> None:
-    """What one step can nest may be too deep for the next one."""
+def test_nesting_near_the_limit_of_recursion_loses_no_row(tmp_path: Path, ending: str, good: bool, depth: int) -> None:
+    """A nesting that one step can handle may be too deep for the next one."""
     row = f'{{"facts": "b", "text": "{"B" if good else ""}", "c": {"[" * depth}{"]" * depth}}}'
-    content = in_json(row) if kind == "json" else in_jsonl(row)
+    content = in_json(row) if ending == "json" else in_jsonl(row)
     try:
-        prepared = prepare(tmp_path, {f"t.{kind}": content}, {})
+        prepared = prepare(tmp_path, {f"t.{ending}": content}, {})
     except UserError as error:
-        check_told(error, f"t.{kind}: ")
+        check_message(error, f"t.{ending}: ")
         return
-    assert prepared.account["rows_read"] == 6
-    assert [pair for pair in prepared.pairs if pair != ("b", "B")] == GOOD
-    assert ("b", "B") not in prepared.pairs or good
+    assert prepared.stats["rows_read"] == 6
+    assert [row for row in prepared.train if row != ("b", "B")] == GOOD
+    assert ("b", "B") not in prepared.train or good
 
 
-def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path) -> None:
-    """More text than the database may hold in memory at once."""
-    pairs = [(f"b{number}", f"{number}" + LONG[:2_000_000]) for number in range(70)]
-    prepared = prepare(tmp_path, {"t.jsonl": in_jsonl(*(record(*pair) for pair in pairs))}, {})
-    assert prepared.aside == []
-    assert short(prepared.pairs) == short([*GOOD[:2], *pairs, GOOD[2]])
+def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """28 MB of text, which is more than the database may hold in memory at once."""
+    monkeypatch.setattr(duplicates_and_splits, "_MEMORY", "24MiB")
+    rows = [(f"b{number}", f"{number}" + LONG[:400_000]) for number in range(70)]
+    prepared = prepare(tmp_path, {"t.jsonl": in_jsonl(*(record(*row) for row in rows))}, {})
+    assert prepared.rejected == []
+    assert short(prepared.train) == short([*GOOD[:2], *rows, GOOD[2]])
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         pytest.param({"reading": {"encoding": "utf-9"}}, "reading -> encoding: `utf-9` is no encoding", id="encoding"),
         pytest.param({"reading": {"encoding": "hex"}}, "reading -> encoding: `hex`", id="encoding-of-no-text"),
-        pytest.param({"reading": {"kind": "xml"}}, "reading -> kind", id="kind"),
+        pytest.param({"reading": {"format": "xml"}}, "reading -> format", id="format"),
         pytest.param({"reading": {"colums": ["a"]}}, "did you mean columns?", id="misspelt"),
         pytest.param({"source": "{facts"}, "prepare -> source: ", id="brace-not-closed"),
         pytest.param({"source": "facts}"}, "prepare -> source: ", id="brace-not-opened"),
-        pytest.param({"target": "{text:>5}"}, "the name of a column and nothing else", id="layout"),
-        pytest.param({"target": "{text!r}"}, "the name of a column and nothing else", id="conversion"),
-        pytest.param({"target": "{}"}, "the name of a column and nothing else", id="no-name"),
+        pytest.param({"target": "{text:>5}"}, "only the name of a column", id="layout"),
+        pytest.param({"target": "{text!r}"}, "only the name of a column", id="conversion"),
+        pytest.param({"target": "{}"}, "only the name of a column", id="no-name"),
         pytest.param({"target": "text"}, "names no column", id="no-column"),
         pytest.param({"target": None}, "give either `target`", id="no-target"),
         pytest.param({"messages": "messages"}, "give either `target`", id="target-and-messages"),
@@ -841,7 +854,7 @@ def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path) -> None
         pytest.param({"duplicates": {"near": 0.1}}, "duplicates -> near", id="near"),
     ],
 )
-def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: dict[str, Any], told: str) -> None:
+def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
     params = tmp_path / "params.yaml"
     values = YAML(typ="safe", pure=True).load(PARAMS)
     section, part = values["prepare"], values["scenarios"]["data_to_text"]["prepare"]
@@ -852,11 +865,12 @@ def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: d
         json.dump(values, file)
     with pytest.raises(UserError) as caught:
         read_section(Prepare, params)
-    check_told(caught.value, told)
+    check_message(caught.value, message)
 
 
-# lone surrogates, NULs, quotes and all line ends among them
+# with lone surrogates, NULs, quotes and all line ends
 anything = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from('"\n\r\t,\0\u2028{}\\')), max_size=8)
+WHITESPACE = ["keep", "strip"]
 STARTS = {
     "t.csv": b"facts,text\na,A\n",
     "t.tsv": b"facts\ttext\na\tA\n",
@@ -865,56 +879,57 @@ STARTS = {
 }
 
 
-def in_form(name: str, pair: Pair) -> bytes:
-    """As a careless writer would: with nothing quoted but in JSON."""
+def carelessly_written(name: str, row: Row) -> bytes:
+    """Without quotes, except in JSON."""
     if name == "t.jsonl":
-        return lines(record(*pair))
-    return {"t.csv": ",", "t.tsv": "\t"}.get(name, " ").join(pair).encode("utf-8", "surrogatepass") + b"\n"
+        return lines(record(*row))
+    return {"t.csv": ",", "t.tsv": "\t"}.get(name, " ").join(row).encode("utf-8", "surrogatepass") + b"\n"
 
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
     name = draw(st.sampled_from(sorted(STARTS)))
-    row = st.tuples(anything, anything).map(lambda pair: in_form(name, pair))
-    content = b"".join(draw(st.lists(st.one_of(row, st.binary(max_size=12)), max_size=8)))
+    row = st.tuples(anything, anything).map(lambda row: carelessly_written(name, row))
+    # many rows at once, except in csv: there, one quote that is never closed stops the stage
+    fewest, most = (0, 8) if name == "t.csv" else (10, 30)
+    content = b"".join(draw(st.lists(st.one_of(row, st.binary(max_size=12)), min_size=fewest, max_size=most)))
     return name, (STARTS[name] if draw(st.booleans()) else b"") + content
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, report_multiple_bugs=False)
+@settings(max_examples=30, deadline=None, derandomize=True, report_multiple_bugs=False)
 @given(damaged_files())
 @example(("t.csv", STARTS["t.csv"] + b'"\n"b,B'))
 @example(("t.jsonl", b"\xff\xfe\0"))
-def test_any_bytes_are_accounted_for(tmp_path_factory: pytest.TempPathFactory, file: tuple[str, bytes]) -> None:
+def test_the_rows_of_any_bytes_are_counted(tmp_path_factory: pytest.TempPathFactory, file: tuple[str, bytes]) -> None:
     name, content = file
     free = {"source": None} if name == "t.txt" else {}
     try:
         prepared = prepare(tmp_path_factory.mktemp("any"), {name: content}, {**free, "group_references": False})
     except UserError as error:
-        check_told(error, "", [name])
+        check_message(error, "", [name])
         return
-    assert prepared.account["rows_kept"] == len(prepared.pairs) + prepared.held_out
-    assert sum(prepared.account["references"].values()) == prepared.account["rows_kept"]
+    assert prepared.stats["rows_kept"] == len(prepared.train) + prepared.held_out
+    assert sum(prepared.stats["references"].values()) == prepared.stats["rows_kept"]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(pairs=st.lists(st.tuples(anything, anything), max_size=8), whitespace=st.sampled_from(["keep", "strip"]))
-@example(pairs=[("b\u2028", "\x85B"), ("\0", "\ud800"), ("b", "\ufeff")], whitespace="keep")
-def test_no_pair_of_texts_is_lost_or_changed(
-    tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], whitespace: str
-) -> None:
-    content = in_jsonl(*(record(*pair) for pair in pairs))
+# many rows a run: a run takes as long with one row as with fifty
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(rows=st.lists(st.tuples(anything, anything), min_size=10, max_size=50), whitespace=st.sampled_from(WHITESPACE))
+@example(rows=[("b\u2028", "\x85B"), ("\0", "\ud800"), ("b", "\ufeff")], whitespace="keep")
+def test_no_text_is_lost_or_changed(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], whitespace: str) -> None:
+    content = in_jsonl(*(record(*row) for row in rows))
     clean = {**NO_CLEANING["clean"], "whitespace": whitespace}
     prepared = prepare(tmp_path_factory.mktemp("any"), {"t.jsonl": content}, {"clean": clean})
-    found = Counter(prepared.pairs)
-    for own in prepared.aside:
-        # a copy of another row is told as its texts, the rest as it was read
-        row = own["row"]
+    found = Counter(prepared.train)
+    for entry in prepared.rejected:
+        # of a copy of another row, the report has the texts; of any other row, the values as read
+        row = entry["row"]
         found[(row["source"], row["targets"][0]) if "source" in row else (row["facts"], row["text"])] += 1
-    read = [*GOOD[:2], *pairs, GOOD[2]]
+    read = [*GOOD[:2], *rows, GOOD[2]]
     if whitespace == "strip":
-        read, found = [strip(pair) for pair in read], Counter(map(strip, found.elements()))
+        read, found = [strip(row) for row in read], Counter(map(strip, found.elements()))
     assert found == Counter(read)
 
 
-def strip(pair: Pair) -> Pair:
-    return pair[0].strip(), pair[1].strip()
+def strip(row: Row) -> Row:
+    return row[0].strip(), row[1].strip()

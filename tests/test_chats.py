@@ -1,12 +1,12 @@
-"""Conversations: what is read as one, and the examples in it."""
+"""Conversations: which messages are accepted, and the questions in an example."""
 
 from typing import Any
 
 import pytest
 
-from stages.lib.chats import Turn, read_turns, render
-from stages.lib.examples import Example, Question
-from stages.lib.templates import Unusable
+from stages.lib.core.templates import RejectedRow
+from stages.lib.records.chats import Turn, read_turns, render
+from stages.lib.records.examples import Example, Question
 
 QUESTION, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 
@@ -52,8 +52,8 @@ def test_possible_orders_are_read(roles: tuple[str, ...]) -> None:
         (("user", "system", "assistant"), "message 2: system after user"),
     ],
 )
-def test_an_impossible_order_is_told_with_the_message(roles: tuple[str, ...], detail: str) -> None:
-    with pytest.raises(Unusable) as problem:
+def test_an_impossible_order_is_reported_with_the_message(roles: tuple[str, ...], detail: str) -> None:
+    with pytest.raises(RejectedRow) as problem:
         read_turns(of_roles(*roles))
     assert (problem.value.reason, problem.value.detail) == ("wrong_role_order", detail)
 
@@ -72,13 +72,13 @@ def test_an_impossible_order_is_told_with_the_message(roles: tuple[str, ...], de
         pytest.param([QUESTION, {**ANSWER, "content": [{"type": "image"}]}], "no_text", id="parts"),
     ],
 )
-def test_what_is_no_conversation_is_refused(messages: Any, reason: str) -> None:
-    with pytest.raises(Unusable) as problem:
+def test_other_values_are_rejected(messages: Any, reason: str) -> None:
+    with pytest.raises(RejectedRow) as problem:
         read_turns(messages)
     assert problem.value.reason == reason
 
 
-def test_every_answer_is_a_question_about_all_that_was_said_before_it() -> None:
+def test_every_answer_makes_a_question_from_the_turns_before_it() -> None:
     turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "c"), Turn("assistant", "d")]
     example = Example("x", "", ["b", "d"], turns)
     assert list(example.questions()) == [

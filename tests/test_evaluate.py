@@ -1,4 +1,4 @@
-"""The evaluate stage: what it leaves in metrics/ is complete, repeatable, and readable by DVC and on GitHub."""
+"""The evaluate stage: the files in metrics/ are complete, repeatable, and readable for DVC and on GitHub."""
 
 import csv
 import json
@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 
 from stages.evaluate import run
-from stages.lib.files import read_json, write_json
+from stages.lib.core.files import read_json, write_json
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.predictions import Prediction, write_predictions
+from stages.lib.records.predictions import Prediction, write_predictions
 from tests.build import contents, prediction, section
 
 GOOD = prediction("the old mill is open", "the old mill is open", "open is the mill", source="mill", id="good")
 FAIR = prediction("the old mill was shut", "the old mill is open", source="mill", id="fair")
-BAD = prediction("zzz", "a quiet place", source="place", id="bad", stopped="length")
+BAD = prediction("zzz", "a quiet place", source="place", id="bad", finish_reason="length")
 
-ACCOUNTS: dict[str, dict[str, Any]] = {
+STATS: dict[str, dict[str, Any]] = {
     "prepare": {"rows_read": 3, "examples": {"train": 1, "validation": 1, "test": 1}},
-    "tokenize": {"test": {"pairs": 3, "target_tokens": {"median": 4.5}}},
+    "tokenize": {"test": {"tokenized_examples": 3, "target_tokens": {"median": 4.5}}},
     "tune_hyperparameters": {"trials": 0},
     "train": {"steps": 10, "validation_loss": {"best": 1.5}},
 }
@@ -37,16 +37,16 @@ def evaluate(
     labels: Sequence[str] = (),
     **overrides: Any,
 ) -> Path:
-    """Runs the stage on a data/ tree like that of the stages before; returns the metrics folder."""
+    """Runs the stage on data/ as the stages before write it. Returns the folder of metrics."""
     data = folder / "data"
-    write_predictions(data / "predict/after.jsonl", after)
-    write_predictions(data / "predict/before.jsonl", before)
-    for stage, account in ACCOUNTS.items():
-        write_json(data / stage / "account.json", account)
-        (data / stage / "preview.md").write_text(f"# {stage}\n")
+    write_predictions(data / "predict/predictions.jsonl", after)
+    write_predictions(data / "predict_base/predictions.jsonl", before)
+    for stage, stats in STATS.items():
+        write_json(data / stage / "report/stats.json", stats)
+        (data / stage / "report/preview.md").write_text(f"# {stage}\n")
     write_json(data / "prepare/labels.json", {"labels": list(labels)})
-    (data / "tune_hyperparameters/trials.csv").write_text(TRIALS)
-    write_json(data / "train/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
+    (data / "tune_hyperparameters/report/trials.csv").write_text(TRIALS)
+    write_json(data / "train/report/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
     usual = {"lowercase": False, "bleu_tokenizer": "13a", "rouge_stemmer": False, "shown_predictions": 2}
     run(section(Evaluate, **{**usual, **overrides}), source=data, target=folder / "metrics")
     return folder / "metrics"
@@ -58,7 +58,7 @@ def leaves(content: dict[str, Any]) -> Iterator[Any]:
 
 
 def table(lines: Sequence[str]) -> list[list[str]]:
-    """Cells of the rows of a Markdown table; a pipe behind a backslash is text, as GitHub reads it."""
+    """Cells of the rows of a Markdown table. As on GitHub, a pipe after a backslash is text."""
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
@@ -90,7 +90,7 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
 
 
 def test_metrics_are_finite_numbers_and_nothing_else(tmp_path: Path) -> None:
-    """DVC shows no lists and no text in `metrics diff`."""
+    """`dvc metrics diff` shows neither lists nor text."""
     metrics = evaluate(tmp_path, [GOOD, FAIR, BAD], [BAD])
     for file in metrics.glob("*.json"):
         if file.name != "evaluate.signatures.json":
@@ -112,9 +112,9 @@ def test_odd_predictions_have_scores_too(tmp_path: Path, after: list[Prediction]
     assert all(math.isfinite(value) for value in leaves(read_json(evaluate(tmp_path, after) / "evaluate.json")))
 
 
-def test_accounts_are_shown_as_the_stages_wrote_them(tmp_path: Path) -> None:
+def test_the_stats_of_the_stages_are_copied(tmp_path: Path) -> None:
     metrics = evaluate(tmp_path, [GOOD])
-    assert {stage: read_json(metrics / f"{stage}.json") for stage in ACCOUNTS} == ACCOUNTS
+    assert {stage: read_json(metrics / f"{stage}.json") for stage in STATS} == STATS
 
 
 def test_every_score_has_its_signature(tmp_path: Path) -> None:
@@ -131,19 +131,19 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     assert one == two
 
 
-def test_the_gain_of_training_is_visible(tmp_path: Path) -> None:
+def test_scores_before_training_are_beside_those_after(tmp_path: Path) -> None:
     scores = read_json(evaluate(tmp_path, [GOOD], [BAD]) / "evaluate.json")
     before = scores.pop("before_training")
     assert set(before) == set(scores)
     assert (scores["rougeL"], before["rougeL"]) == (100.0, 0.0)
 
 
-def test_without_predictions_before_training_there_are_no_scores_of_it(tmp_path: Path) -> None:
+def test_without_predictions_of_the_base_model_it_has_no_scores(tmp_path: Path) -> None:
     evaluate(tmp_path, [GOOD], [BAD])
     assert "before_training" not in read_json(evaluate(tmp_path, [GOOD]) / "evaluate.json")
 
 
-def test_the_worst_stand_before_the_best(tmp_path: Path) -> None:
+def test_the_worst_predictions_come_before_the_best(tmp_path: Path) -> None:
     text = (evaluate(tmp_path, [FAIR, BAD, GOOD]) / "predictions.md").read_text("utf-8")
     found = tables(text)
     assert list(found) == ["Worst", "Best"]
@@ -188,7 +188,7 @@ def test_a_plot_has_its_header_and_rows(tmp_path: Path, name: str, rows: list[li
         assert list(csv.reader(file)) == rows
 
 
-def test_labels_have_a_plot_of_what_they_were_taken_for(tmp_path: Path) -> None:
+def test_label_tasks_have_a_plot_of_actual_and_predicted_labels(tmp_path: Path) -> None:
     after = [prediction("good", "good"), prediction("good", "bad")]
     metrics = evaluate(tmp_path, after, labels=["bad", "good"], metrics=["accuracy", "macro_f1"])
     assert (metrics / "plots/confusion.csv").read_text() == "actual,predicted\ngood,good\nbad,good\n"
@@ -200,7 +200,7 @@ def test_labels_have_a_plot_of_what_they_were_taken_for(tmp_path: Path) -> None:
     }
 
 
-def test_a_plot_of_many_predictions_stays_small_enough_for_git(tmp_path: Path) -> None:
+def test_the_plot_of_many_predictions_stays_small_enough_for_git(tmp_path: Path) -> None:
     after = [prediction("good", "good"), prediction("bad", "bad")] * 4000
     plots = evaluate(tmp_path, after, metrics=[]) / "plots"
     assert len((plots / "lengths.csv").read_text().splitlines()) == 4001

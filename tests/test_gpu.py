@@ -8,15 +8,18 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from stages.lib import fitting, watching
-from stages.lib.decoding import decode
-from stages.lib.families import family_of
-from stages.lib.families.family import on_device
-from stages.lib.fitting import Curve, estimate, fit
-from stages.lib.pairs import Pair, Pairs, write_pairs
+from stages.lib.generation.decoding import decode
+from stages.lib.models.devices import configure_gpu
+from stages.lib.models.families import interface_of
+from stages.lib.models.families.interface import on_device
 from stages.lib.params.fit import Adapters
 from stages.lib.params.predict import Predict
-from stages.lib.trainable import inner, merged, student
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
+from stages.lib.training import callbacks
+from stages.lib.training import fit as training
+from stages.lib.training.estimate import estimate
+from stages.lib.training.fit import Curve, fit
+from stages.lib.training.trainable import make_trainable, merge_adapters, without_adapters
 from tests import tiny
 from tests.build import section
 
@@ -29,11 +32,11 @@ LARGER = tiny.ARCHITECTURE | {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_posit
 
 
 def trained(folder: Path, name: str = "gpt2", **settings: Any) -> tuple[PreTrainedModel, Curve]:
-    architecture, kind = tiny.ARCHITECTURES[name]
-    tokens = tiny.tokenizer(kind)
-    data = tiny.pairs(tokens, folder / "pairs")
+    architecture, family = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(family)
+    data = tiny.dataset(tokens, folder / "data")
     own = tiny.settings(**({"dropout": 0.0} | settings))
-    network = student(tiny.model(tokens, architecture=architecture, dropout=own.dropout), own)
+    network = make_trainable(tiny.model(tokens, architecture=architecture, dropout=own.dropout), own)
     return network, fit(network, data, data, own, tiny.machine(), folder / "fit", "test")
 
 
@@ -41,8 +44,14 @@ def losses(curve: Curve) -> list[float]:
     return [loss for _, loss in curve.training]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _configured() -> None:
+    """As the stages do once, at their start."""
+    configure_gpu()
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "bert"])
-def test_a_fit_learns_what_it_learns_on_a_processor(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_gives_the_losses_of_a_cpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = losses(trained(tmp_path / "gpu", name)[1])
     half = losses(trained(tmp_path / "bfloat16", name, precision="auto")[1])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -68,17 +77,17 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bert"])
-def test_a_killed_fit_ends_with_the_same_bytes(
+def test_a_killed_run_ends_with_the_same_bytes(
     name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killing(watching.Progress):
+    class Killing(callbacks.Progress):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 7:
                 raise Killed
 
     common: dict[str, Any] = {"name": name, "precision": precision, "dropout": 0.1}
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "Progress", Killing)
+        patch.setattr(training, "Progress", Killing)
         with pytest.raises(Killed):
             trained(tmp_path / "broken", **common)
     networks = [trained(tmp_path / place, **common)[0] for place in ("broken", "unbroken")]
@@ -86,15 +95,17 @@ def test_a_killed_fit_ends_with_the_same_bytes(
     assert one == other
 
 
-def long_pairs(folder: Path) -> Pairs:
-    write_pairs(folder, [[Pair(str(at), [5 + at % 50] * (290 + 3 * at), [7] * 20, [], 20) for at in range(64)]])
-    return Pairs(folder)
+def long_examples(folder: Path) -> TokenizedDataset:
+    write_tokenized_examples(
+        folder, [[TokenizedExample(str(at), [5 + at % 50] * (290 + 3 * at), [7] * 20, [], 20) for at in range(64)]]
+    )
+    return TokenizedDataset(folder)
 
 
 def larger(folder: Path, **settings: Any) -> Curve:
-    """A fit whose whole batch takes gigabytes."""
-    data = long_pairs(folder / "pairs")
-    usual = {"batch_size": 64, "epochs": 3, "validations": 1, "dropout": 0.0, "learning_rate": 1e-3}
+    """A training run whose whole batch takes gigabytes."""
+    data = long_examples(folder / "data")
+    usual = {"batch_size": 64, "epochs": 3, "evals_per_run": 1, "dropout": 0.0, "learning_rate": 1e-3}
     own = tiny.settings(**(usual | settings))
     network = tiny.model(tiny.tokenizer(), architecture=LARGER, dropout=own.dropout)
     return fit(network, data, data, own, tiny.machine(), folder / "fit", "test")
@@ -117,13 +128,13 @@ def test_when_memory_ends_the_batch_stays(tmp_path: Path, capsys: pytest.Capture
         parts = larger(tmp_path / "parts")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "memory has ended; batches are computed in parts of at most" in capsys.readouterr().out
+    assert "memory has ended; micro-batches now have at most" in capsys.readouterr().out
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-3)
 
 
 def test_memory_is_as_estimated(tmp_path: Path) -> None:
-    data = long_pairs(tmp_path / "pairs")
-    settings = tiny.settings(batch_size=64, epochs=1, validations=1)
+    data = long_examples(tmp_path / "data")
+    settings = tiny.settings(batch_size=64, epochs=1, evals_per_run=1)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     network = tiny.model(tiny.tokenizer(), architecture=LARGER)
@@ -136,20 +147,20 @@ def test_memory_is_as_estimated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "t5", "bert"])
 def test_adapters_beside_four_bits_become_an_ordinary_model(name: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    learner, curve = trained(tmp_path, name, precision="auto", adapters=Adapters(rank=4, quantize=True), epochs=20)
+    trainable, curve = trained(tmp_path, name, precision="auto", adapters=Adapters(rank=4, quantize=True), epochs=20)
     assert curve.validation[-1][1] < curve.validation[0][1]
-    family, tokens = family_of(learner), tiny.tokenizer(tiny.ARCHITECTURES[name][1])
-    batch = on_device(family.training_batch([tiny.pair(tokens, tiny.FACTS[0])], tokens.pad_token_id), learner)
-    written = texts(learner, name)
+    interface, tokens = interface_of(trainable), tiny.tokenizer(tiny.ARCHITECTURES[name][1])
+    batch = on_device(interface.training_batch([tiny.example(tokens, tiny.FACTS[0])], tokens.pad_token_id), trainable)
+    written = texts(trainable, name)
     with torch.no_grad():
-        beside, network = family.target_logits(learner, batch).cpu(), merged(learner)  # on the CPU
-        whole = family.target_logits(network, on_device(batch, network))
+        beside, network = interface.target_logits(trainable, batch).cpu(), merge_adapters(trainable)  # on the CPU
+        whole = interface.target_logits(network, on_device(batch, network))
     torch.testing.assert_close(whole, beside, rtol=0.01, atol=0.01)
     assert texts(network, name) == written
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
-def test_it_writes_what_it_writes_on_a_processor(name: str, tmp_path: Path) -> None:
+def test_it_writes_the_texts_of_a_cpu(name: str, tmp_path: Path) -> None:
     network, _ = trained(tmp_path, name, epochs=12)
     assert texts(network, name) == texts(network, name, "cpu")
 
@@ -157,6 +168,6 @@ def test_it_writes_what_it_writes_on_a_processor(name: str, tmp_path: Path) -> N
 def texts(network: Any, name: str, device: str = "cuda") -> list[str]:
     network.to(device)
     tokens = tiny.tokenizer(tiny.ARCHITECTURES[name][1])
-    prompts = [tiny.pair(tokens, fact).source_ids for fact in tiny.FACTS]
+    prompts = [tiny.example(tokens, fact).source_ids for fact in tiny.FACTS]
     params = section(Predict, max_new_tokens=16)
-    return [decoded.text for decoded in decode(inner(network), tokens, prompts, params, 5, None)]
+    return [decoded.text for decoded in decode(without_adapters(network), tokens, prompts, params, 5, None)]

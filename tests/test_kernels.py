@@ -1,73 +1,73 @@
-"""Other kernels: the same function, and the same model when it is saved; or one line where there are none."""
+"""Faster kernels: the same results and the same saved model, or one line where there are none."""
 
 import pytest
 import torch
 
-from stages.lib.attention import PAIRS_APART
-from stages.lib.kernels import check_compiler, check_liger, fuse, quick_chance, use_attention
-from stages.lib.process import UserError
+from stages.lib.core.process import UserError
+from stages.lib.models.attention import SDPA_VARLEN
+from stages.lib.training.kernels import check_compiler, check_liger, fast_dropout_generator, fuse_gelu, use_attention
 from tests import tiny
 
 
-def test_a_fused_model_computes_the_same_and_saves_the_same() -> None:
+def test_fused_gelu_computes_and_saves_the_same() -> None:
     network = tiny.model(tiny.tokenizer()).eval()
     ids = torch.arange(12)[None]
     before, saved, config = network(input_ids=ids).logits, set(network.state_dict()), network.config.to_dict()
     assert "NewGELU" in repr(network)
-    fuse(network)
+    fuse_gelu(network)
     use_attention(network, tiny.settings())
-    assert network.config._attn_implementation == PAIRS_APART
+    assert network.config._attn_implementation == SDPA_VARLEN
     assert "NewGELU" not in repr(network)
     assert torch.allclose(network(input_ids=ids).logits, before, atol=1e-5)
     assert (set(network.state_dict()), network.config.to_dict()) == (saved, config)
 
 
-def test_quick_chance_keeps_the_share_asked_for_as_the_seed_says_and_only_meanwhile() -> None:
+def test_the_fast_generator_keeps_the_share_repeats_with_the_seed_and_is_gone_afterwards() -> None:
     def kept(share: float, size: tuple[int, ...] = (501, 401)) -> torch.Tensor:
         torch.manual_seed(1)
         return torch.empty(size).bernoulli_(share)
 
     usual = kept(0.9)
-    with quick_chance():
-        quick = kept(0.9)
-        assert torch.equal(kept(0.9), quick)
-        assert set(quick.unique().tolist()) == {0.0, 1.0}
+    with fast_dropout_generator():
+        fast = kept(0.9)
+        assert torch.equal(kept(0.9), fast)
+        assert set(fast.unique().tolist()) == {0.0, 1.0}
         for share in (0.0, 0.003, 0.5, 0.9, 1.0):
-            spread = (share * (1 - share) / quick.numel()) ** 0.5
+            spread = (share * (1 - share) / fast.numel()) ** 0.5
             assert kept(share).mean().item() == pytest.approx(share, abs=4 * spread + 2**-16)
-        # neighbours share a number of the generator, and are as independent as any
+        # four neighbours share one number of the generator, and are still independent
         draws = kept(0.5, (1000, 4))
         assert (torch.corrcoef(draws.T) - torch.eye(4)).abs().max() < 0.15
         assert kept(0.5, (0,)).shape == (0,)
         dropped = torch.nn.functional.dropout(torch.ones(1000, 100), 0.1)
         assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.9])
-    assert not torch.equal(quick, usual)
+    assert not torch.equal(fast, usual)
     assert torch.equal(kept(0.9), usual)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart", "bert"])
-def test_attention_is_computed_as_asked_and_comes_out_the_same(name: str) -> None:
-    architecture, kind = tiny.ARCHITECTURES[name]
-    network = tiny.model(tiny.tokenizer(kind), architecture=architecture).eval()
+def test_every_implementation_of_attention_computes_the_same(name: str) -> None:
+    architecture, family = tiny.ARCHITECTURES[name]
+    network = tiny.model(tiny.tokenizer(family), architecture=architecture).eval()
     ids = torch.arange(12)[None]
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if network.config.is_encoder_decoder else {})
     logits = {}
     for attention in ("sdpa", "eager"):
         use_attention(network, tiny.settings(attention=attention))
-        own = PAIRS_APART if attention == "sdpa" and kind == "causal" else attention
-        assert {part.config._attn_implementation for part in network.modules() if hasattr(part, "config")} == {own}
+        chosen = SDPA_VARLEN if attention == "sdpa" and family == "causal" else attention
+        assert {part.config._attn_implementation for part in network.modules() if hasattr(part, "config")} == {chosen}
         logits[attention] = network(**inputs).logits
     assert torch.allclose(logits["sdpa"], logits["eager"], atol=1e-5)
 
 
-def test_attention_that_a_model_has_no_choice_of_is_one_line() -> None:
+def test_attention_that_a_model_lacks_is_one_line() -> None:
     network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURES["bloom"][0])
-    with pytest.raises(UserError, match="fit -> attention: sdpa is nothing that BloomForCausalLM can change to"):
+    with pytest.raises(UserError, match="fit -> attention: BloomForCausalLM does not support sdpa; write null"):
         use_attention(network, tiny.settings(attention="sdpa"))
     use_attention(network, tiny.settings(attention="eager"))
 
 
-def test_what_needs_a_gpu_says_so() -> None:
+def test_without_a_gpu_its_kernels_are_refused() -> None:
     network = tiny.model(tiny.tokenizer())
     with pytest.raises(UserError, match="fit -> attention: flash_attention_2 needs a GPU and `precision: bfloat16`"):
         use_attention(network, tiny.settings(attention="flash_attention_2"))
@@ -76,18 +76,18 @@ def test_what_needs_a_gpu_says_so() -> None:
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.lib.kernels.which", lambda name: None)
+    monkeypatch.setattr("stages.lib.training.kernels.which", lambda name: None)
     for variable in ("CC", "CXX"):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=r"fit -> compile: no compiler here \(.+\); install one, or write false"):
         check_compiler()
     for variable in ("CC", "CXX"):
-        monkeypatch.setenv(variable, "one of my own")
+        monkeypatch.setenv(variable, "my own compiler")
     check_compiler()
 
 
-def test_liger_says_what_is_missing_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_liger_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("stages.lib.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.lib.training.kernels.find_spec", lambda name: None)
     with pytest.raises(UserError, match="fit -> liger: not installed; `pip install liger-kernel`"):
         check_liger(tiny.model(tiny.tokenizer()))

@@ -1,4 +1,4 @@
-"""Base models: from a folder or from nothing, with every token wired, and refused in one line where they can't be."""
+"""Base models: of a checkpoint or of random weights, with an embedding for every token; errors in one line."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stages.lib.models import base_model, trained_model
+from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer
+from stages.lib.core.process import UserError
+from stages.lib.models.loading import base_model, trained_model
 from stages.lib.params.model import Model
-from stages.lib.process import UserError
-from stages.lib.vocabulary import load_vocabulary
 from tests import tiny
 from tests.build import scratch_model, section
 
@@ -29,20 +29,24 @@ def checkpoint(tmp_path: Path) -> Path:
     own = Tokenizer(models.BPE({"a": 0, "b": 1, "<end>": 2}, []))
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>").save_pretrained(tmp_path / "checkpoint")
-    config = scratch_model(tiny.ARCHITECTURE)
+    model = scratch_model(tiny.ARCHITECTURE)
     tokens = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     tokens.pad_token = "<end>"
-    base_model(config, tokens, [], dropout=None, seed=7).save_pretrained(tmp_path / "checkpoint")
+    base_model(model, tokens, [], dropout=None, seed=7).save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
+def model_in(folder: Path, **overrides: Any) -> Model:
+    return section(Model, folder=str(folder), architecture="checkpoint", scratch=None, **overrides)
+
+
 def load(folder: Path, dropout: float | None = None) -> tuple[PreTrainedTokenizerBase, Any]:
-    model = section(Model, name="folder", folder=str(folder))
-    tokens = load_vocabulary(model)
+    model = model_in(folder)
+    tokens = load_checkpoint_tokenizer(model)
     return tokens, base_model(model, tokens, [], dropout, seed=1)
 
 
-def test_a_new_pad_token_gets_an_embedding_and_the_old_ones_stay(checkpoint: Path) -> None:
+def test_a_new_pad_token_gets_an_embedding_and_the_others_are_kept(checkpoint: Path) -> None:
     before: Any = AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight
     tokens, network = load(checkpoint)
     after = network.get_input_embeddings().weight
@@ -51,15 +55,15 @@ def test_a_new_pad_token_gets_an_embedding_and_the_old_ones_stay(checkpoint: Pat
     assert network.config.pad_token_id == tokens.pad_token_id != tokens.eos_token_id == network.config.eos_token_id
 
 
-def test_a_saved_model_loads_with_its_tokens_in_place(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_saved_model_loads_with_its_embeddings_and_token_ids(checkpoint: Path, tmp_path: Path) -> None:
     tokens, network = load(checkpoint)
     network.save_pretrained(tmp_path / "saved")
-    loaded: Any = trained_model(tmp_path / "saved", section(Model))
+    loaded: Any = trained_model(tmp_path / "saved", trust_remote_code=False)
     assert loaded.get_input_embeddings().weight.shape[0] == len(tokens)
     assert loaded.generation_config.pad_token_id == tokens.pad_token_id
 
 
-def test_weights_come_from_the_checkpoint_and_scratch_ones_from_the_seed(checkpoint: Path) -> None:
+def test_weights_come_from_the_checkpoint_and_random_ones_from_the_seed(checkpoint: Path) -> None:
     tokens, pretrained = load(checkpoint)
     scratch = scratch_model(tiny.ARCHITECTURE)
     first, same, other = (base_model(scratch, tokens, [], None, seed).state_dict() for seed in (1, 1, 2))
@@ -69,40 +73,40 @@ def test_weights_come_from_the_checkpoint_and_scratch_ones_from_the_seed(checkpo
     assert not torch.equal(first[name], pretrained.state_dict()[name])
 
 
-def test_the_dropout_setting_reaches_every_dropout_of_the_model(checkpoint: Path) -> None:
+def test_the_dropout_setting_changes_every_dropout_of_the_model(checkpoint: Path) -> None:
     _, network = load(checkpoint, dropout=0.37)
     assert {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)} == {0.37}
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "bert"])
-def test_the_dropout_setting_reaches_both_halves_of_an_encoder_decoder(name: str) -> None:
-    """Also where an architecture has switched one off by a whole number."""
-    architecture, kind = tiny.ARCHITECTURES[name]
+def test_the_dropout_setting_changes_both_halves_of_an_encoder_decoder(name: str) -> None:
+    """Also where an architecture has a dropout of 0, an integer."""
+    architecture, family = tiny.ARCHITECTURES[name]
     off = {"hidden_dropout_prob": 0} if name == "bert" else {}
-    network = tiny.model(tiny.tokenizer(kind), architecture=architecture | off, dropout=0.37)
+    network = tiny.model(tiny.tokenizer(family), architecture=architecture | off, dropout=0.37)
     for half in ("encoder", "decoder"):
         config = getattr(network.config, half, network.config)
         assert {value for key, value in vars(config).items() if "dropout" in key and value is not None} == {0.37}
 
 
-def test_a_head_for_other_labels_makes_way_for_a_new_one(tmp_path: Path) -> None:
+def test_a_head_for_other_labels_is_replaced(tmp_path: Path) -> None:
     tokens = tiny.tokenizer("encoder")
     tokens.save_pretrained(tmp_path)
     tiny.model(tokens, architecture=tiny.ARCHITECTURES["bert"][0], labels=["no", "yes"]).save_pretrained(tmp_path)
-    model = section(Model, name="folder", folder=str(tmp_path))
+    model = model_in(tmp_path)
     network = base_model(model, tokens, ["bad", "fair", "good"], None, seed=1)
     assert network.config.id2label == {0: "bad", 1: "fair", 2: "good"}
     assert network(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 3)
 
 
-def test_pickled_weights_are_refused_with_the_way_out(checkpoint: Path) -> None:
+def test_pickled_weights_are_refused_with_a_remedy(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights \(\*.safetensors\) in .*save_pretrained"):
         load(checkpoint)
 
 
 @pytest.mark.parametrize("broken", ["cut off", "empty"])
-def test_broken_weights_are_one_line(checkpoint: Path, broken: str) -> None:
+def test_broken_weights_are_reported_in_one_line(checkpoint: Path, broken: str) -> None:
     weights = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(weights[: len(weights) // 2] if broken == "cut off" else b"")
     with pytest.raises(UserError, match="model: can't load") as error:
@@ -110,17 +114,17 @@ def test_broken_weights_are_one_line(checkpoint: Path, broken: str) -> None:
     assert len(error.value.lines) == 1
 
 
-def test_pickled_weights_of_the_hub_are_refused_with_the_way_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What transformers says where a repository has no safetensors."""
+def test_pickled_weights_of_the_hub_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is that of transformers for a repository without safetensors."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("someone/model does not appear to have a file named model.safetensors.\nmore lines")
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: AutoConfig.for_model("gpt2"))
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
-    with pytest.raises(UserError, match=r"someone/model: .*pickled ones are refused: .*save_pretrained") as told:
-        base_model(section(Model, name="someone/model"), tiny.tokenizer(), [], None, seed=1)
-    assert len(told.value.lines) == 1
+    with pytest.raises(UserError, match=r"someone/model: .*pickled ones are refused: .*save_pretrained") as error:
+        base_model(model_in(Path(), name="someone/model"), tiny.tokenizer(), [], None, seed=1)
+    assert len(error.value.lines) == 1
 
 
 CONFIG_CODE = """
@@ -139,7 +143,7 @@ class OwnModel(GPT2LMHeadModel):
 
 @pytest.fixture
 def with_code(checkpoint: Path) -> Path:
-    """A checkpoint that brings the code of its model along."""
+    """A checkpoint with its own code of the model."""
     config = json.loads((checkpoint / "config.json").read_text())
     classes = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
     config |= {"model_type": "own", "architectures": ["OwnModel"], "auto_map": classes}
@@ -149,22 +153,22 @@ def with_code(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def test_code_that_comes_with_a_checkpoint_does_not_run_unasked(with_code: Path) -> None:
-    with pytest.raises(UserError, match=r"brings code of its own; .* set model.remote_code_of to") as error:
+def test_the_code_of_a_checkpoint_does_not_run_by_default(with_code: Path) -> None:
+    with pytest.raises(UserError, match=r"has its own code; .* set model.trust_remote_code to") as error:
         load(with_code)
     assert len(error.value.lines) == 1
 
 
-def test_code_of_the_model_that_is_named_runs_also_for_what_was_trained(with_code: Path, tmp_path: Path) -> None:
-    model = section(Model, name="folder", folder=str(with_code), remote_code_of=str(with_code))
-    tokens = load_vocabulary(model)
+def test_the_code_of_a_trusted_checkpoint_runs_also_for_the_trained_model(with_code: Path, tmp_path: Path) -> None:
+    model = model_in(with_code, trust_remote_code=str(with_code))
+    tokens = load_checkpoint_tokenizer(model)
     network = base_model(model, tokens, [], None, seed=1)
     assert network.ran
     network.save_pretrained(tmp_path / "saved")
-    assert trained_model(tmp_path / "saved", model).ran
+    assert trained_model(tmp_path / "saved", trust_remote_code=True).ran
 
 
-def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config.json in .*: not the folder of a checkpoint"):
         load(tmp_path)
 
@@ -176,7 +180,7 @@ def test_a_model_of_another_family_is_refused(checkpoint: Path) -> None:
         load(checkpoint)
 
 
-def test_an_old_name_of_a_setting_is_understood() -> None:
+def test_an_old_name_of_a_setting_is_accepted() -> None:
     llama = {
         "model_type": "llama",
         "hidden_size": 32,
@@ -195,11 +199,14 @@ def test_an_old_name_of_a_setting_is_understood() -> None:
         (tiny.ARCHITECTURE | {"n_layers_": 3}, "n_layers_: no setting of gpt2"),
         (tiny.ARCHITECTURE | {"vocab_size": 5}, "vocab_size: the tokenizer or the labels decide that; leave it out"),
         (tiny.ARCHITECTURE | {"num_labels": 5}, "num_labels: the tokenizer or the labels decide that; leave it out"),
-        (tiny.ARCHITECTURE | {"n_head": 5}, "model -> architectures -> own: "),
-        (tiny.ARCHITECTURE | {"n_embd": "wide"}, "model -> architectures -> own: "),
+        (tiny.ARCHITECTURE | {"n_head": 5}, "architectures -> own: "),
+        (tiny.ARCHITECTURE | {"n_embd": "wide"}, "architectures -> own: "),
     ],
 )
-def test_an_architecture_that_cannot_be_built_is_one_line(architecture: dict[str, object], line: str) -> None:
-    with pytest.raises(UserError, match=r"params.yaml: model -> architecture") as error:
+def test_an_architecture_that_cannot_be_built_is_reported_in_one_line(
+    architecture: dict[str, object], line: str
+) -> None:
+    with pytest.raises(UserError, match=r"params.yaml: architectures -> own") as error:
         base_model(scratch_model(architecture), tiny.tokenizer(), [], None, seed=1)
     assert line in str(error.value)
+    assert len(error.value.lines) == 1

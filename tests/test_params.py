@@ -1,4 +1,4 @@
-"""params.yaml: the real one is valid, and every mistake in one is told in one line that says where and what to do."""
+"""params.yaml: the real file is valid, and each mistake is one line that says where it is and what to do."""
 
 import os
 import re
@@ -10,19 +10,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.lib.params import Section, read_scenario, read_section
-from stages.lib.params.evaluate import Evaluate
+from stages.lib.core.params import Section, read_scenario, read_section, schemas
+from stages.lib.core.process import UserError
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
-from stages.lib.params.predict import Predict
 from stages.lib.params.prepare import Prepare
-from stages.lib.params.tokenize import Tokenize
-from stages.lib.params.tune_hyperparameters import TuneHyperparameters
-from stages.lib.process import UserError
 from tests.build import PARAMS, PROJECT
 
-SECTIONS = (Evaluate, Fit, Machine, Model, Predict, Prepare, Tokenize, TuneHyperparameters)
 GONE = object()
 
 
@@ -33,7 +27,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mistakes(edits: dict[str, Any]) -> list[str]:
-    """What a stage that uses only `machine` is told after edits of the real file: {"section.parameter": value}."""
+    """The messages for a stage that uses only `machine`, after edits of the file: {"section.parameter": value}."""
     yaml = YAML(typ="safe", pure=True)
     content = yaml.load(PARAMS)
     for place, value in edits.items():
@@ -46,10 +40,10 @@ def mistakes(edits: dict[str, Any]) -> list[str]:
         else:
             holder[name] = value
     yaml.dump(content, Path("params.yaml"))
-    return told()
+    return messages()
 
 
-def told() -> list[str]:
+def messages() -> list[str]:
     try:
         read_section(Machine)
     except UserError as error:
@@ -57,14 +51,14 @@ def told() -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("schema", SECTIONS)
+@pytest.mark.parametrize("schema", schemas().values())
 def test_the_real_file_loads(schema: type[Section]) -> None:
     assert read_section(schema, PROJECT / "params.yaml")
 
 
-def test_every_section_of_the_real_file_has_a_schema_here() -> None:
-    names = set(YAML(typ="safe").load(PROJECT / "params.yaml")) - {"scenario", "scenarios"}
-    assert {schema.__module__.rpartition(".")[2] for schema in SECTIONS} == names
+def test_every_section_of_the_real_file_has_a_schema() -> None:
+    names = set(YAML(typ="safe").load(PROJECT / "params.yaml")) - {"scenario", "scenarios", "architectures"}
+    assert set(schemas()) == names
 
 
 SEARCH = "tune_hyperparameters.search"
@@ -88,8 +82,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         pytest.param(
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
-            "there are checkpoint_seconds, generation_batch_size, gradient_checkpointing, loader_workers, processes, "
-            "report_to",
+            "there are checkpoint_seconds, data_workers, generation_batch_size, gradient_checkpointing, "
+            "loader_workers, nodes, rendezvous, report_to, sharded, train_processes",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),
@@ -119,8 +113,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="true-for-a-number",
         ),
         pytest.param(
-            {"predict.before_training": 1},
-            "params.yaml: predict -> before_training: should be a valid boolean, found 1",
+            {"predict_base.enabled": 1},
+            "params.yaml: predict_base -> enabled: should be a valid boolean, found 1",
             id="number-for-true",
         ),
         pytest.param(
@@ -142,9 +136,25 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="path-for-a-model-name",
         ),
         pytest.param(
-            {"model.architectures.gpt2": {}},
-            "params.yaml: model -> architectures -> gpt2 -> model_type: missing, for example `gpt2`",
+            {"model.name": "scratch"},
+            "params.yaml: model -> name: `scratch` is no model; for random weights set architecture to one of "
+            "architectures",
+            id="scratch-for-a-model-name",
+        ),
+        pytest.param(
+            {"architectures.gpt2.model_type": GONE},
+            "params.yaml: architectures -> gpt2 -> model_type: missing",
             id="architecture-without-type",
+        ),
+        pytest.param(
+            {"architectures.t5.vocabulary_size": 100},
+            "params.yaml: architectures -> t5 -> vocabulary_size: should be greater than or equal to 260, found 100",
+            id="vocabulary-that-holds-no-bytes",
+        ),
+        pytest.param(
+            {"architectures.checkpoint": {"model_type": "gpt2"}},
+            "params.yaml: architectures -> checkpoint: write {}; this one is as the checkpoint has it",
+            id="settings-for-the-architecture-of-the-checkpoint",
         ),
         pytest.param(
             {"model.architecture": "gtp2"},
@@ -157,24 +167,19 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="unknown-part-of-a-parameter",
         ),
         pytest.param(
-            {"fit.adapters": {"kind": "lora", "rank": 0}},
+            {"fit.adapters": {"type": "lora", "rank": 0}},
             "params.yaml: fit -> adapters -> rank: should be greater than or equal to 1, found 0",
             id="adapters-of-no-rank",
         ),
         pytest.param(
-            {"fit.nodes": 2},
-            "params.yaml: fit -> rendezvous: several nodes need a place to meet, host:port of one of them",
+            {"machine.nodes": 2},
+            "params.yaml: machine -> rendezvous: several nodes need an address to meet at, host:port of one of them",
             id="nodes-without-a-place-to-meet",
         ),
         pytest.param(
-            {"fit.sharded": True},
-            "params.yaml: fit -> sharded: one process has to hold the whole model; set processes, or write false",
-            id="a-model-in-one-piece",
-        ),
-        pytest.param(
-            {"fit.sharded": True, "fit.processes": 2, "fit.adapters": {"quantize": True}},
-            "params.yaml: fit -> sharded: quantized weights can't be; set adapters -> quantize: false, or write false",
-            id="quantized-weights-in-pieces",
+            {"machine.sharded": True},
+            "params.yaml: machine -> sharded: one process holds the whole model; raise train_processes, or write false",
+            id="shards-for-one-process",
         ),
         pytest.param(
             {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
@@ -182,8 +187,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="search-over-a-setting-of-several-values",
         ),
         pytest.param(
-            {"model.remote_code_of": "someone/model"},
-            "params.yaml: model -> remote_code_of: `someone/model` is not the model in use, scratch",
+            {"model.trust_remote_code": "someone/model"},
+            "params.yaml: model -> trust_remote_code: `someone/model` is not the model in use, data/raw/base",
             id="code-of-another-model-than-the-one-in-use",
         ),
         pytest.param(
@@ -250,8 +255,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="no-scenarios",
         ),
         pytest.param(
-            {"TASK.tokenize.pack": True},
-            f"{IN_TASK} -> tokenize -> pack: documents are cut into pieces, long ones too; write long_target: split",
+            {"TASK.tokenize.packing": True},
+            f"{IN_TASK} -> tokenize -> packing: documents are cut into pieces, long ones too; write long_target: split",
             id="packed-but-not-split",
         ),
         pytest.param({"scenario": GONE}, "params.yaml: scenario: missing section", id="no-scenario-chosen"),
@@ -303,7 +308,7 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(edits: dict[str, Any], line: str) -> None:
+def test_a_mistake_is_one_line(edits: dict[str, Any], line: str) -> None:
     assert mistakes(edits) == [line]
 
 
@@ -316,15 +321,15 @@ def test_a_scenario_is_named_by_a_word() -> None:
         content["scenarios"][name] = values
         yaml.dump(content, Path("params.yaml"))
         wanted = "a name begins with a letter, and has letters, digits and underscores only"
-        assert told() == [f"params.yaml: scenarios -> {name}: {wanted}"]
+        assert messages() == [f"params.yaml: scenarios -> {name}: {wanted}"]
 
 
-def test_a_mistake_in_a_section_is_told_once_and_one_in_a_scenario_where_it_is() -> None:
-    edits = {"tokenize.vocabulary_size": 1, "TASK.prepare.target": 2, "scenarios.sentiment_analysis.prepare.target": 3}
+def test_a_mistake_is_reported_once_and_where_it_is() -> None:
+    edits = {"tokenize.shown_examples": -1, "TASK.prepare.target": 2, "scenarios.sentiment_analysis.prepare.target": 3}
     assert [line.split(": ")[1] for line in mistakes(edits)] == [
         "scenarios -> data_to_text -> prepare -> target",
         "scenarios -> sentiment_analysis -> prepare -> target",
-        "tokenize -> vocabulary_size",
+        "tokenize -> shown_examples",
     ]
 
 
@@ -338,11 +343,17 @@ def test_the_chosen_scenario_completes_the_section() -> None:
     assert read_section(Prepare).seed == content["prepare"]["seed"]
 
 
-def test_mistakes_of_all_sections_are_told_at_once() -> None:
-    edits = {"fit.seed": GONE, "fit.epochs": 0, "predict.seed": -1, "TASK.tokenize.prompt": "", "predit": {}}
+def test_the_mistakes_of_all_sections_are_reported_at_once() -> None:
+    edits = {"fit.seed": GONE, "train.epochs": 0, "predict.seed": -1, "TASK.tokenize.prompt": "", "predit": {}}
     found = [line.removeprefix("params.yaml: ").partition(": ")[0] for line in mistakes(edits)]
     assert sorted(found) == sorted(
-        ["fit -> seed", "fit -> epochs", "predict -> seed", "scenarios -> data_to_text -> tokenize -> prompt", "predit"]
+        [
+            "fit -> seed",
+            "train -> epochs",
+            "predict -> seed",
+            "scenarios -> data_to_text -> tokenize -> prompt",
+            "predit",
+        ]
     )
 
 
@@ -394,9 +405,9 @@ def test_any_setting_of_fit_can_be_searched(name: str, dimension: dict[str, Any]
         pytest.param('  seed: "1', id="quote"),
     ],
 )
-def test_broken_yaml_is_told_with_its_line(ending: str) -> None:
+def test_broken_yaml_is_reported_with_its_line(ending: str) -> None:
     Path("params.yaml").write_text(f"fit:\n  epochs: 1\n{ending}\n", "utf-8")
-    (line,) = told()
+    (line,) = messages()
     assert re.fullmatch(r"params\.yaml: line [345]: not valid YAML: .+", line)
 
 
@@ -410,20 +421,20 @@ def test_broken_yaml_is_told_with_its_line(ending: str) -> None:
         pytest.param("fit: \xe9\n".encode("latin-1"), id="not-utf-8"),
     ],
 )
-def test_a_file_without_sections_is_told_in_one_line(content: bytes) -> None:
+def test_a_file_without_sections_is_one_line(content: bytes) -> None:
     Path("params.yaml").write_bytes(content)
-    (line,) = told()
+    (line,) = messages()
     assert re.fullmatch(r"params\.yaml: .+", line)
 
 
-def test_a_section_whose_name_is_a_number_is_told_without_traceback() -> None:
+def test_a_number_as_the_name_of_a_section_is_no_traceback() -> None:
     Path("params.yaml").write_text(PARAMS.read_text("utf-8") + "\n1: {}\n", "utf-8")
-    (line,) = told()
+    (line,) = messages()
     assert line.startswith("params.yaml: 1: no such section")
 
 
 def test_no_file_at_all_says_where_to_run_from() -> None:
-    assert told() == ["params.yaml: no such file; run from the project's top folder"]
+    assert messages() == ["params.yaml: no such file; run from the project's top folder"]
 
 
 def test_a_stage_with_a_mistake_exits_with_2_and_no_traceback() -> None:

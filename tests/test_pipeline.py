@@ -1,4 +1,8 @@
-"""The promises that only a real `dvc repro` can show, on a copy of the project with a model of two narrow layers."""
+"""The promises that only DVC can show, on a copy of the project with a model of two narrow layers.
+
+What a stage computes is the same in this process as in one of its own, and starting one takes seconds: so stages run
+as processes where that is what is shown, and else here.
+"""
 
 import json
 import os
@@ -18,8 +22,12 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from stages.lib.core.params import read_section
+from stages.lib.params.fit import Fit
+from tests.build import contents, run_stage
+
 PROJECT = Path(__file__).parent.parent
-STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict", "evaluate"]
+STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict-base", "predict", "evaluate"]
 HEAVY = STAGES[:-1]
 TRAIN = (sys.executable, "-m", "stages.train")
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -37,8 +45,10 @@ def run(folder: Path, *command: str) -> str:
 
 
 def ran(output: str) -> list[str]:
-    """Stages whose command was run, in order."""
-    return re.findall(r"Running stage '([\w-]+)'", output)
+    """Stages whose command was run, or with --dry would be, in the order of the chain."""
+    found = re.findall(r"Running stage '([\w-]+)'", output)
+    assert len(found) == len(set(found))
+    return sorted(found, key=STAGES.index)
 
 
 def edit(folder: Path, pattern: str, replacement: str, file: str = "params.yaml") -> None:
@@ -71,7 +81,7 @@ def copy_of_the_project(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reproduced once, whatever the processes that test, and committed; each test leaves it as it was."""
+    """Reproduced once for all processes of the tests, and committed; each test leaves it unchanged."""
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reproduced"
     with FileLock(f"{made}.lock"):
@@ -85,10 +95,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def restored(project: Path) -> Path:
+def unedited(project: Path) -> Path:
+    """For tests that run no stage."""
     run(project, "git", "checkout", "-q", ".")
-    run(project, "dvc", "checkout", "-q", "--force")
     return project
+
+
+@pytest.fixture
+def restored(unedited: Path) -> Path:
+    run(unedited, "dvc", "checkout", "-q", "--force")
+    return unedited
 
 
 def test_a_second_run_runs_no_stage_and_changes_no_file(restored: Path) -> None:
@@ -96,17 +112,89 @@ def test_a_second_run_runs_no_stage_and_changes_no_file(restored: Path) -> None:
     assert run(restored, "git", "status", "--porcelain") == ""
 
 
-def test_two_clean_runs_give_the_same_lock_and_metrics(restored: Path, tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes(restored: Path, tmp_path: Path) -> None:
+    """The second one in this process, after whatever else ran here."""
     other = copy_of_the_project(tmp_path)
-    run(other, "dvc", "repro")
-    for file in [Path("dvc.lock"), *(path.relative_to(restored) for path in restored.glob("metrics/**/*.*"))]:
-        assert (other / file).read_bytes() == (restored / file).read_bytes(), file
+    for stage in STAGES:
+        run_stage(other, stage)
+    for folder in [f"data/{stage.replace('-', '_')}" for stage in HEAVY] + ["metrics"]:
+        assert contents(other / folder) == contents(restored / folder), folder
 
 
-def test_nothing_in_an_out_names_this_machine(restored: Path) -> None:
+def test_no_out_names_this_machine(restored: Path) -> None:
     for file in restored.glob("data/*/**/*.*"):
         if "raw" not in file.parts:
             assert str(restored).encode() not in file.read_bytes(), file
+
+
+def what_changes_no_result(folder: Path) -> None:
+    edit(folder, "\nfit:\n", "\n# longer\nfit: # a comment\n")
+    edit(folder, "generation_batch_size: 64", "generation_batch_size: 3")
+    edit(folder, "max_target_tokens: 8\n", "max_target_tokens: 9\n")  # of another scenario
+    edit(folder, "nodes: 1\n  rendezvous:", "nodes: 2\n  rendezvous: localhost:1234")
+    edit(folder, "train_processes: 1", "train_processes: 4")
+    edit(folder, "d_model: 32", "d_model: 64")  # of an architecture that is not chosen
+    (folder / "data/raw/base/README.md").write_text("Another card.")
+    (folder / "stages/lib/scores/NOTES.md").write_text("For people.")
+
+
+def comment(file: str) -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        with (folder / file).open("a") as code:
+            code.write("\n# a comment\n")
+
+    return add
+
+
+# what DVC finds stale at once; what follows depends on the outs, see below
+STALE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "nothing that can change a result": (what_changes_no_result, []),
+    "a setting of training": (
+        lambda folder: edit(folder, "weight_decay: 0.01", "weight_decay: 0.02"),
+        ["tune-hyperparameters", "train"],
+    ),
+    "a setting of the final training run": (
+        lambda folder: edit(folder, "average_checkpoints: 1", "average_checkpoints: 2"),
+        ["train"],
+    ),
+    "the base model's predictions": (lambda folder: edit(folder, "enabled: true", "enabled: false"), ["predict-base"]),
+    "the chosen architecture": (
+        lambda folder: edit(folder, "n_embd: 32", "n_embd: 64"),
+        ["tokenize", "tune-hyperparameters", "train", "predict-base"],
+    ),
+    "code of a metric": (comment("stages/lib/scores/answers.py"), ["evaluate"]),
+    "code of attention": (
+        comment("stages/lib/models/attention.py"),
+        ["tune-hyperparameters", "train", "predict-base", "predict"],
+    ),
+    "code of tokenizers": (
+        comment("stages/lib/checkpoint/tokenizers.py"),
+        ["tokenize", "tune-hyperparameters", "train", "predict-base", "predict"],
+    ),
+    "code of training": (comment("stages/lib/training/fit.py"), ["tune-hyperparameters", "train"]),
+    "code of decoding": (
+        comment("stages/lib/generation/decoding.py"),
+        ["train", "predict-base", "predict"],
+    ),
+    "code of reading": (comment("stages/lib/ingest/formats.py"), ["prepare"]),
+}
+
+
+@pytest.mark.parametrize("edited", STALE)
+def test_an_edit_makes_stale_what_it_can_change(unedited: Path, edited: str) -> None:
+    change, expected = STALE[edited]
+    change(unedited)
+    try:
+        assert ran(run(unedited, "dvc", "repro", "--dry")) == expected
+    finally:
+        run(unedited, "git", "clean", "-qf", "stages")
+
+
+def test_the_vocabulary_of_an_architecture_matters_only_where_it_is_trained_from_scratch(restored: Path) -> None:
+    edit(restored, "architecture: gpt2", "architecture: checkpoint")
+    run(restored, "dvc", "commit", "-q", "-f")  # as if all stages had run so
+    edit(restored, "vocabulary_size: 700", "vocabulary_size: 800")
+    assert ran(run(restored, "dvc", "repro", "--dry")) == []
 
 
 def more_test_data(folder: Path) -> None:
@@ -114,67 +202,59 @@ def more_test_data(folder: Path) -> None:
         rows.write('name: The New Inn; kind: pub,"The New Inn is a pub."\n')
 
 
-def what_changes_no_outcome(folder: Path) -> None:
-    edit(folder, "\nfit:\n", "\n# longer\nfit: # a comment\n")
-    edit(folder, "generation_batch_size: 64", "generation_batch_size: 3")
-    edit(folder, "max_target_tokens: 8\n", "max_target_tokens: 9\n")  # of another scenario
-
-
-EDITS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "a comment, what fits the machine, another scenario": (what_changes_no_outcome, []),
+# which stages run again, with all that follows, by the account in the README
+RERUNS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "a convention of a metric": (lambda folder: edit(folder, "lowercase: false", "lowercase: true"), ["evaluate"]),
+    "a metric of the scenario": (lambda folder: edit(folder, r"\[bleu, chrf", "[bleu, ter, chrf"), ["evaluate"]),
     "a setting of decoding": (
         lambda folder: edit(folder, "strategy: greedy", "strategy: beam"),
-        ["predict", "evaluate"],
+        ["predict-base", "predict", "evaluate"],
     ),
-    "a metric of the scenario": (lambda folder: edit(folder, "\\[bleu, chrf", "[bleu, ter, chrf"), ["evaluate"]),
     "the length of the fit": (
-        lambda folder: edit(folder, "\nfit:\n  epochs: 1", "\nfit:\n  epochs: 2"),
+        lambda folder: edit(folder, "\ntrain:\n  epochs: 1", "\ntrain:\n  epochs: 2"),
         ["train", "predict", "evaluate"],
     ),
-    "code of the scores": (
-        lambda folder: edit(folder, "The signs of", "Signs of", file="stages/lib/scores/signs.py"),
-        ["evaluate"],
-    ),
-    "test data": (more_test_data, ["prepare", "tokenize", "predict", "evaluate"]),
-    "a section that other stages do not use": (
-        lambda folder: edit(
-            folder, "trials: Annotated", "trials : Annotated", "stages/lib/params/tune_hyperparameters.py"
-        ),
-        ["tune-hyperparameters"],  # what it finds comes out the same, so that nothing is trained again
-    ),
+    "test data": (more_test_data, ["prepare", "tokenize", "predict-base", "predict", "evaluate"]),
+    # what it finds is the same, so nothing is trained again
+    "code of the search": (comment("stages/tune_hyperparameters.py"), ["tune-hyperparameters"]),
 }
 
 
-@pytest.mark.parametrize("edited", EDITS)
+@pytest.mark.parametrize("edited", RERUNS)
 def test_an_edit_reruns_what_it_touches(restored: Path, edited: str) -> None:
-    change, expected = EDITS[edited]
+    change, expected = RERUNS[edited]
     change(restored)
-    assert ran(run(restored, "dvc", "repro")) == expected
+    assert reproduced_here(restored) == expected
 
 
-def test_an_experiment_runs_with_a_parameter_of_its_own(restored: Path) -> None:
-    output = run(restored, "dvc", "exp", "run", "-S", "fit.learning_rate=1e-5", "-S", "fit.epochs=1")
-    assert ran(output) == ["tune-hyperparameters", "train", "predict", "evaluate"]
-    account = json.loads((restored / "metrics/tune_hyperparameters.json").read_text())
-    assert account["trials"] == 2
-    assert "1e-05" in (restored / "params.yaml").read_text()
+def reproduced_here(folder: Path) -> list[str]:
+    """Does what `dvc repro` would do, with stages in this process: DVC says which is next, and takes its outs."""
+    done: list[str] = []
+    while stale := ran(run(folder, "dvc", "repro", "--dry")):
+        assert stale[0] not in done
+        run_stage(folder, stale[0])
+        run(folder, "dvc", "commit", "-q", "-f", stale[0])
+        done.append(stale[0])
+    return done
 
 
-def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Path) -> None:
-    run(restored, "dvc", "exp", "run", "-S", "tune_hyperparameters.trials=0", "tune-hyperparameters")
-    assert json.loads((restored / "data/tune_hyperparameters/best.json").read_text()) == {}
-
-
-def test_an_experiment_runs_another_scenario_and_the_first_one_is_not_lost(restored: Path) -> None:
+def test_an_experiment_with_another_scenario_and_parameter_leaves_the_first_in_the_cache(restored: Path) -> None:
     """Labels, by a head, from the sample that ships."""
-    options = ("-S", "scenario=sentiment_analysis", "-S", "model.architecture=bert")
+    options = ("-S", "scenario=sentiment_analysis", "-S", "model.architecture=bert", "-S", "fit.learning_rate=1e-5")
     assert ran(run(restored, "dvc", "exp", "run", *options)) == STAGES
+    assert "learning_rate: 1e-05" in (restored / "params.yaml").read_text()
+    assert read_section(Fit, restored / "params.yaml").learning_rate == 1e-5
+    assert json.loads((restored / "metrics/tune_hyperparameters.json").read_text())["trials"] == 2
     scores = json.loads((restored / "metrics/evaluate.json").read_text())
     assert {"accuracy", "macro_f1"} < set(scores)
     assert (restored / "metrics/plots/confusion.csv").read_text().count("\n") > 20
     run(restored, "git", "checkout", "-q", "params.yaml")
     assert ran(run(restored, "dvc", "repro")) == ["evaluate"]
+
+
+def test_an_experiment_without_tuning_takes_the_settings_of_params(restored: Path) -> None:
+    run(restored, "dvc", "exp", "run", "-S", "tune_hyperparameters.trials=0", "tune-hyperparameters")
+    assert json.loads((restored / "data/tune_hyperparameters/best.json").read_text()) == {}
 
 
 def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
@@ -189,62 +269,80 @@ def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     assert (restored / "data/train/model/model.safetensors").read_bytes() == model
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_leaves_no_stage_behind_and_the_next_one_ends_with_the_same_bytes(
-    restored: Path, tmp_path: Path, processes: int
-) -> None:
-    """Of two processes, each is told to end, saves what it alone knows, and goes on from that."""
-    edit(restored, "\nfit:\n  epochs: 1", "\nfit:\n  epochs: 20")
-    edit(restored, "checkpoint_seconds: 600", "checkpoint_seconds: 0.2")
-    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", f"processes: {processes}")
-    broken = tmp_path / "broken"
-    shutil.copytree(restored, broken)
-    run(restored, "dvc", "repro", "train")
-    # a plain sh stays between DVC and the stage where bash would not
+def longer_training(folder: Path) -> None:
+    edit(folder, "\ntrain:\n  epochs: 1", "\ntrain:\n  epochs: 20")
+    edit(folder, "checkpoint_seconds: 600", "checkpoint_seconds: 0.2")
+    edit(folder, "\n  dropout: 0.1", "\n  dropout: 0.0")
+    (folder / "data/tune_hyperparameters/best.json").write_text("{}")
+    run(folder, "dvc", "commit", "-q", "-f", "tune-hyperparameters")
+
+
+def kill_in_training(folder: Path) -> None:
+    """Kills `dvc repro` after the first checkpoint, and waits until its stage has ended too."""
+    # a plain sh stays between DVC and the stage, where bash would not
     shell = ENVIRONMENT | {"SHELL": "/bin/sh"}
-    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=broken, env=shell, stdout=PIPE, stderr=PIPE)
-    checkpoints = wait_for(lambda: list(broken.glob(".scratch/train/*/checkpoint-*/complete.json")))
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=folder, env=shell, stdout=PIPE, stderr=PIPE)
+    checkpoints = wait_for(lambda: list(folder.glob(".scratch/train/*/checkpoint-*/complete.json")))
     stage = int((checkpoints[0].parents[1] / "lock").read_text())
     dvc.kill()
     dvc.wait()
     wait_for(lambda: not Path(f"/proc/{stage}").exists())
-    assert not (broken / "data/train/model").exists(), "it was killed too late to show anything"
-    run(broken, "dvc", "repro", "train")
-    assert (broken / "dvc.lock").read_bytes() == (restored / "dvc.lock").read_bytes()
-    assert not list(broken.glob(".scratch/train/*"))
+    assert not (folder / "data/train/model").exists(), "it was killed too late to show anything"
 
 
-def test_two_processes_train_as_one_does(restored: Path) -> None:
-    """With the same batches: losses agree but for rounding. So do two on two machines, which meet in this folder and
-    hold the model together, and what they leave is a model as usual."""
-    edit(restored, "\n  dropout: 0.1", "\n  dropout: 0.0")
-    (restored / "data/tune_hyperparameters/best.json").write_text("{}")
-    run(restored, *TRAIN)
-    alone = json.loads((restored / "data/train/curve.json").read_text())
-    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", "processes: 2")
-    assert run(restored, *TRAIN).count("train: best validation loss") == 1
-    shared = json.loads((restored / "data/train/curve.json").read_text())
-    edit(restored, "(?<=\n  )processes: 2(?=\n  nodes)", "processes: 1")
-    edit(restored, "nodes: 1\n  rendezvous: null", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
-    edit(restored, "sharded: false", "sharded: true")
-    model = load_file(restored / "data/train/model/model.safetensors")
-    first = subprocess.Popen(TRAIN, cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
-    run(restored, *TRAIN)
-    said = first.communicate()[0].decode()
-    assert first.returncode == 0, said
-    apart = json.loads((restored / "data/train/curve.json").read_text())
-    put_together = load_file(restored / "data/train/model/model.safetensors")
-    assert model.keys() == put_together.keys()
-    assert all(torch.allclose(put_together[name], model[name], atol=1e-3) for name in model)
-    for name in ("training", "validation"):
-        for curve in (shared[name], apart[name]):
-            assert [step for step, _ in curve] == [step for step, _ in alone[name]]
-            assert [loss for _, loss in curve] == pytest.approx([loss for _, loss in alone[name]], rel=1e-4)
+def test_after_a_kill_no_stage_is_left_and_the_next_run_gives_the_same_bytes(restored: Path) -> None:
+    longer_training(restored)
+    run_stage(restored, "train")
+    expected = contents(restored / "data/train")
+    kill_in_training(restored)
+    run(restored, "dvc", "repro", "train")
+    assert contents(restored / "data/train") == expected
     assert not list(restored.glob(".scratch/train/*"))
 
 
-def test_of_processes_that_fail_alike_one_tells(restored: Path) -> None:
-    edit(restored, "(?<=\n  )processes: 1(?=\n  nodes)", "processes: 2")
+def test_two_processes_train_as_one_does_and_resume_after_a_kill(restored: Path) -> None:
+    """Their losses are those of one process, except for rounding. Each process saves what it alone knows."""
+    longer_training(restored)
+    run_stage(restored, "train")
+    alone = json.loads((restored / "data/train/report/curve.json").read_text())
+    edit(restored, "train_processes: 1", "train_processes: 2")
+    assert run(restored, *TRAIN).count("train: best validation loss") == 1
+    assert_same_curve(restored, alone)
+    expected = contents(restored / "data/train")
+    edit(restored, "label_smoothing: 0.0", "label_smoothing: 0.00")  # no other value, and not what DVC has seen
+    kill_in_training(restored)
+    run(restored, "dvc", "repro", "train")
+    assert contents(restored / "data/train") == expected
+    assert not list(restored.glob(".scratch/train/*"))
+
+
+def test_two_nodes_hold_a_model_together_and_leave_an_ordinary_one(restored: Path) -> None:
+    longer_training(restored)
+    edit(restored, "\n  epochs: 20", "\n  epochs: 2")
+    run_stage(restored, "train")
+    alone = json.loads((restored / "data/train/report/curve.json").read_text())
+    model = load_file(restored / "data/train/model/model.safetensors")
+    edit(restored, "nodes: 1\n  rendezvous:", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
+    edit(restored, "sharded: false", "sharded: true")
+    first = subprocess.Popen(TRAIN, cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
+    run(restored, *TRAIN)
+    printed = first.communicate()[0].decode()
+    assert first.returncode == 0, printed
+    assert_same_curve(restored, alone)
+    put_together = load_file(restored / "data/train/model/model.safetensors")
+    assert model.keys() == put_together.keys()
+    assert all(torch.allclose(put_together[name], model[name], atol=1e-3) for name in model)
+
+
+def assert_same_curve(folder: Path, expected: dict[str, list[tuple[int, float]]]) -> None:
+    found = json.loads((folder / "data/train/report/curve.json").read_text())
+    for name in ("training", "validation"):
+        assert [step for step, _ in found[name]] == [step for step, _ in expected[name]]
+        assert [loss for _, loss in found[name]] == pytest.approx([loss for _, loss in expected[name]], rel=1e-3)
+
+
+def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
+    edit(restored, "train_processes: 1", "train_processes: 2")
     edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
     (restored / "data/tune_hyperparameters/best.json").write_text("{}")
     failed = subprocess.run(TRAIN, cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
@@ -260,7 +358,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The predict stage: what it asks of the model, and what it records of each example."""
+"""The predict stages: the prompts, and the numbers of each prediction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,58 +7,89 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from stages import predict
-from stages.lib.examples import Example, write_examples
-from stages.lib.pairs import Pair, write_labels, write_pairs
+from stages import predict, predict_base
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
 from stages.lib.params.predict import Predict
-from stages.lib.predictions import Prediction, read_predictions
+from stages.lib.records.examples import Example, write_examples
+from stages.lib.records.predictions import Prediction, read_predictions
+from stages.lib.records.tokenized_examples import TokenizedExample, write_label_ids, write_tokenized_examples
 from tests import tiny
-from tests.build import section
+from tests.build import params_of, scratch_model, section
 
 
 def predictions(
-    folder: Path, tokens: PreTrainedTokenizerBase, examples: Sequence[Example], pairs: list[Pair], **overrides: Any
+    folder: Path,
+    tokens: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    tokenized: list[TokenizedExample],
+    **overrides: Any,
 ) -> list[Prediction]:
     """Runs the stage with an untrained model."""
     tokens.save_pretrained(folder / "model")
     tiny.model(tokens).save_pretrained(folder / "model")
     write_examples(folder / "texts", examples)
-    write_pairs(folder / "ids/test", [pairs])
-    write_labels(folder / "ids/labels.json", [])
-    params = section(Predict, before_training=False, **overrides)
+    write_tokenized_examples(folder / "ids/test", [tokenized])
+    write_label_ids(folder / "ids/label_ids.json", [])
+    params = section(Predict, **overrides)
     paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder / "model"}
-    predict.run(params, section(Model), section(Machine), seed=1, target=folder / "out", **paths)
-    return list(read_predictions(folder / "out/after.jsonl"))
+    predict.run(params, section(Machine), trust_remote_code=False, target=folder / "out", **paths)
+    return list(read_predictions(folder / "out/predictions.jsonl"))
 
 
-def test_a_reference_that_was_set_aside_counts_neither_in_loss_nor_in_tokens_nor_in_bytes(tmp_path: Path) -> None:
-    """Its bytes without its loss would make the bits per byte too good."""
+def test_a_rejected_reference_counts_neither_in_loss_nor_in_tokens_nor_in_bytes(tmp_path: Path) -> None:
+    """Its bytes without its loss would give too few bits per byte."""
     tokens = tiny.tokenizer()
     first, second = tiny.FACTS[:2]
     too_long = "words " * 50
     examples = [Example(first, first, [too_long, tiny.text(first)]), Example(second, second, [tiny.text(second)])]
-    pairs = [tiny.pair(tokens, source) for source in (first, second)]
-    recorded = predictions(tmp_path, tokens, examples, pairs)
+    tokenized = [tiny.example(tokens, source) for source in (first, second)]
+    recorded = predictions(tmp_path, tokens, examples, tokenized)
     assert [p.references for p in recorded] == [example.targets for example in examples]
     assert [p.reference_bytes for p in recorded] == [len(tiny.text(source)) for source in (first, second)]
-    assert [p.reference_tokens for p in recorded] == [len(pair.target_ids) for pair in pairs]
+    assert [p.reference_tokens for p in recorded] == [len(example.target_ids) for example in tokenized]
 
 
-@pytest.mark.parametrize(("wanted", "goes_on"), [(8, True), (30, False)])
-def test_free_text_is_continued_from_its_opening_and_compared_with_what_follows_also_in_the_next_piece(
-    tmp_path: Path, wanted: int, goes_on: bool
+def test_predictions_before_training_are_those_of_the_base_model(tmp_path: Path) -> None:
+    """The same predictions as those of the predict stage with the saved base model of the same seed."""
+    tokens = tiny.tokenizer()
+    examples = [Example(source, source, [tiny.text(source)]) for source in tiny.FACTS]
+    expected = predictions(tmp_path, tokens, examples, [tiny.example(tokens, source) for source in tiny.FACTS])
+    tokens.save_pretrained(tmp_path / "ids/tokenizer")
+    model, target = scratch_model(tiny.ARCHITECTURE), tmp_path / "base"
+    settings = section(Predict), model, section(Machine)
+    predict_base.run(*settings, seed=1, texts=tmp_path / "texts", ids=tmp_path / "ids", target=target)
+    assert list(read_predictions(target / "predictions.jsonl")) == expected
+
+
+def test_predictions_before_training_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params_of("data_to_text", tmp_path, predict_base__enabled=False)
+    monkeypatch.chdir(tmp_path)
+    predict_base.main()
+    assert list(read_predictions(tmp_path / "data/predict_base/predictions.jsonl")) == []
+
+
+@pytest.mark.parametrize(("new_tokens", "is_truncated"), [(8, True), (30, False)])
+def test_free_text_is_continued_from_its_prefix_and_compared_with_the_next_tokens_of_all_pieces(
+    tmp_path: Path, new_tokens: int, is_truncated: bool
 ) -> None:
     tokens = tiny.tokenizer()
     ids = [*tokens(tiny.text(tiny.FACTS[0]) * 2)["input_ids"], tokens.eos_token_id]
     end = tokens.eos_token_id
-    pieces = [Pair("doc", [end], ids[:10], [], 20), Pair("doc", [end, *ids[6:10]], ids[10:], [], 16)]
+    pieces = [
+        TokenizedExample("doc", [end], ids[:10], [], 20),
+        TokenizedExample("doc", [end, *ids[6:10]], ids[10:], [], 16),
+    ]
     text = tiny.text(tiny.FACTS[0]) * 2
     (only,) = predictions(
-        tmp_path, tokens, [Example("doc", "", [text])], pieces, opening_tokens=4, max_new_tokens=wanted
+        tmp_path, tokens, [Example("doc", "", [text])], pieces, prefix_tokens=4, max_new_tokens=new_tokens
     )
-    given, following = (str(tokens.decode(part, skip_special_tokens=True)) for part in (ids[:4], ids[4 : 4 + wanted]))
+    given, following = (
+        str(tokens.decode(part, skip_special_tokens=True)) for part in (ids[:4], ids[4 : 4 + new_tokens])
+    )
     assert only.source == given
     assert only.references == [following.strip()]
-    assert (only.goes_on, only.reference_tokens, only.reference_bytes) == (goes_on, len(ids), 36)
+    assert (only.reference_truncated, only.reference_tokens, only.reference_bytes) == (
+        is_truncated,
+        len(ids),
+        36,
+    )

@@ -1,4 +1,4 @@
-"""A stage as a process: how it ends when its user is wrong, and when its parent is gone."""
+"""A stage as a process: how it ends after a mistake of its user, and after the death of its parent."""
 
 import signal
 import subprocess
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.process import UserError, launch
+from stages.lib.core.process import UserError, launch
 from stages.tools import check_params
 from tests.build import PARAMS
 
 
-def test_mistakes_end_with_code_2_and_only_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_ends_the_stage_with_code_2_and_prints_only_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise UserError(["first: do this", "second: do that"])
 
@@ -27,7 +27,7 @@ def test_mistakes_end_with_code_2_and_only_their_lines(capsys: pytest.CaptureFix
 def test_a_stage_does_not_outlive_the_dvc_that_started_it(tmp_path: Path) -> None:
     stage = f"""
 import pathlib, os, time
-from stages.lib.process import launch
+from stages.lib.core.process import launch
 def main():
     pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
     time.sleep(60)
@@ -47,9 +47,7 @@ launch(main)
         time.sleep(0.05)
 
 
-def test_files_that_are_not_there_are_all_named_before_work_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_missing_files_are_named_before_the_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS.read_text())
     (tmp_path / "data/raw/data_to_text").mkdir(parents=True)
@@ -64,7 +62,7 @@ def test_files_that_are_not_there_are_all_named_before_work_starts(
     ]
 
 
-def test_aligned_files_folders_and_globs_are_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aligned_files_folders_and_globs_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = PARAMS.read_text().replace("train: train.csv", "train: {en: a.en, de: a.de}")
     (tmp_path / "params.yaml").write_text(

@@ -1,6 +1,7 @@
-"""Scores: known values, all references, the conventions that a signature names, and the signs of broken output."""
+"""Scores: known values, several references, the conventions in a signature, and diagnostics of broken output."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from stages.evaluate import model_scores
+from stages.lib.core.process import UserError
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.predictions import Prediction
-from stages.lib.process import UserError
-from stages.lib.scores.overlap import sentence_chrf
+from stages.lib.records.predictions import Prediction
+from stages.lib.scores.bleu_chrf_ter import sentence_chrf
+from stages.lib.scores.diagnostics import diagnostics
 from stages.lib.scores.registry import text_scores
 from stages.lib.scores.score import Score
-from stages.lib.scores.signs import signs
 from tests.build import prediction, section
 
 # sacreBLEU's README, "Using SacreBLEU from Python": with both references BLEU 48.53 and chrF2 59.73; without the
@@ -58,12 +59,12 @@ def test_a_text_that_equals_a_reference_scores_100(text: str, conventions: dict[
     assert found == dict.fromkeys(ALL_SCORES, 100.0)
 
 
-def test_bleu_and_chrf_are_those_of_sacrebleus_readme() -> None:
+def test_bleu_and_chrf_equal_those_of_sacrebleus_readme() -> None:
     found = values(DOG)
     assert (found["bleu"], found["chrf"]) == (48.53, 59.73)
 
 
-def test_references_may_differ_in_number() -> None:
+def test_texts_may_have_different_numbers_of_references() -> None:
     padded: Any = [
         ["The dog had bit the man.", "It was not unexpected.", "The man bit him first."],
         [None, "No one was surprised.", "The man had bitten the dog."],
@@ -77,8 +78,8 @@ def test_references_may_differ_in_number() -> None:
     assert "nrefs:var" in found.signature
 
 
-# rouge-score's README compares these two; by hand: 6 of 8 and of 9 words are the reference's, 2 of 7 and of 8 pairs,
-# and "the quick brown jumps the" is the longest common subsequence
+# rouge-score's README compares these two. Counted by hand: 6 of 8 and of 9 words are shared, 2 of 7 and of 8 word
+# pairs, and "the quick brown jumps the" is the longest common subsequence
 FOX = "The quick brown fox jumps over the lazy dog"
 QUICK = "The quick brown dog jumps on the log."
 
@@ -93,14 +94,14 @@ def test_rouge_is_the_f1_of_the_counts(name: str, precision: float, recall: floa
 
 
 @pytest.mark.parametrize("references", [(FOX, "nothing like it"), ("nothing like it", FOX)])
-def test_rouge_takes_the_best_reference(references: tuple[str, str]) -> None:
+def test_rouge_counts_the_best_reference(references: tuple[str, str]) -> None:
     alone, among = values([prediction(QUICK, FOX)]), values([prediction(QUICK, *references)])
     assert {name: among[name] for name in ALL_SCORES if "rouge" in name} == {
         name: alone[name] for name in ALL_SCORES if "rouge" in name
     }
 
 
-def test_rouge_is_the_mean_over_texts_and_not_over_references() -> None:
+def test_rouge_is_the_mean_over_texts() -> None:
     assert values([prediction("a b", "a b", "c d", "e f"), prediction("x", "y")])["rouge1"] == 50.0
 
 
@@ -123,7 +124,7 @@ def test_the_stemmer_changes_scores_and_signatures() -> None:
 
 
 @pytest.mark.parametrize("tokenizer", ["13a", "none", "char", "intl", "zh"])
-def test_every_score_has_a_signature_with_its_convention(tokenizer: str) -> None:
+def test_every_score_has_a_signature_with_its_conventions(tokenizer: str) -> None:
     found = scores(DOG, bleu_tokenizer=tokenizer) | model_scores(DOG)
     assert set(found) == ALL_SCORES | {"perplexity", "bits_per_byte"}
     assert all(score.signature for score in found.values())
@@ -132,7 +133,7 @@ def test_every_score_has_a_signature_with_its_convention(tokenizer: str) -> None
     assert "rouge-score:" in found["rougeL"].signature
 
 
-def test_an_empty_prediction_scores_0_and_is_no_crash() -> None:
+def test_an_empty_prediction_scores_0() -> None:
     assert values([prediction("", FOX)]) == dict.fromkeys(ALL_SCORES, 0.0)
 
 
@@ -159,10 +160,10 @@ def test_ter_counts_edits_and_a_move_as_one() -> None:
         ("The Eiffel Tower!", "eiffel tower", 1.0, 1.0),
         ("in Paris", "Paris", 0.0, 2 / 3),
         ("Paris, France", "Lyon, France", 0.0, 1 / 2),
-        ("a a a", "the an", 1.0, 1.0),  # nothing but articles, which are nothing
+        ("a a a", "the an", 1.0, 1.0),  # articles do not count
         ("a", "b", 0.0, 0.0),
-        ("Paris Paris", "Paris", 0.0, 2 / 3),  # a word counts as often as both have it
-        ("theatre", "atre", 0.0, 0.0),  # an article is a word, not letters
+        ("Paris Paris", "Paris", 0.0, 2 / 3),  # a word counts as often as it is in both
+        ("theatre", "atre", 0.0, 0.0),  # an article is a whole word
     ],
 )
 def test_answers_are_compared_as_squad_does(answer: str, truth: str, exact: float, f1: float) -> None:
@@ -184,7 +185,7 @@ def test_answers_are_compared_as_squad_does(answer: str, truth: str, exact: floa
         ("", 0.0, 0.0),
     ],
 )
-def test_answer_overlap_is_that_of_tweetqa(answer: str, bleu1: float, rouge_l: float) -> None:
+def test_answer_overlap_is_computed_as_in_tweetqa(answer: str, bleu1: float, rouge_l: float) -> None:
     found = only("answer_overlap", prediction(answer, "The old mill.", "x y z"))
     assert found == {
         "answer_bleu1": pytest.approx(100 * bleu1, abs=0.01),
@@ -192,20 +193,20 @@ def test_answer_overlap_is_that_of_tweetqa(answer: str, bleu1: float, rouge_l: f
     }
 
 
-def test_gleu_punishes_what_is_left_of_the_source_and_the_reference_has_not() -> None:
-    # by hand, after gleu.py of the paper's authors: 1-grams (4 - 1) / 5, 2-grams (2 - 2) / 4 ... nothing left to take
+def test_gleu_subtracts_ngrams_of_the_source_that_the_reference_lacks() -> None:
+    # by hand, as in gleu.py by the authors of the paper: 1-grams (4 - 1) / 5, 2-grams (2 - 2) / 4, and so on
     left = prediction("he go to school today", "he goes to school today", source="he go to school today")
     assert only("gleu", left) == {"gleu": 0.0}
     source = "she see the tall man at the old gate by the mill"
     reference = "she sees the tall man at the old gate by the mill"
-    # 12 words; n-grams shared with the reference, less those of the source that it lacks, of all n-grams
+    # 12 words; n-grams that the reference has, minus those of the source that it lacks, over all n-grams
     precisions = [(11 - 1) / 12, (9 - 2) / 11, (8 - 2) / 10, (7 - 2) / 9]
     by_hand = 100 * math.exp(sum(map(math.log, precisions)) / 4)
     assert only("gleu", prediction(source, reference, source=source))["gleu"] == pytest.approx(by_hand, abs=0.01)
     assert only("gleu", prediction(reference, reference, source=source)) == {"gleu": 100.0}
 
 
-def test_gleu_of_several_references_is_between_those_of_each_and_repeatable() -> None:
+def test_gleu_of_two_references_is_between_the_values_of_each_and_repeatable() -> None:
     text, one, other = "a b c d e f", "a b c d e f", "a b c d x y"
     low, high = (only("gleu", prediction(text, reference))["gleu"] for reference in (other, one))
     both = only("gleu", prediction(text, one, other))["gleu"]
@@ -213,27 +214,27 @@ def test_gleu_of_several_references_is_between_those_of_each_and_repeatable() ->
     assert both == only("gleu", prediction(text, one, other))["gleu"]
 
 
-def test_accuracy_takes_texts_as_they_are() -> None:
+def test_accuracy_compares_texts_exactly() -> None:
     own = [prediction("Paris", "paris"), prediction("a b", "x", "a b"), prediction("a  b", "a b"), prediction("c", "c")]
     assert only("accuracy", *own) == {"accuracy": 50.0}
 
 
 def test_macro_f1_counts_a_rare_label_as_much_as_a_frequent_one() -> None:
     own = [prediction("good", "good")] * 98 + [prediction("good", "bad"), prediction("bad", "bad")]
-    # good: 98 right of 99 said and 98 that are; bad: 1 right of 1 said and 2 that are
+    # good: 98 right of 99 predicted and 98 actual; bad: 1 right of 1 predicted and 2 actual
     by_hand = (2 * 98 / (99 + 98) + 2 * 1 / (1 + 2)) / 2
     assert only("macro_f1", *own)["macro_f1"] == pytest.approx(100 * by_hand, abs=0.01)
     assert only("macro_f1", prediction("neutral", "good"), prediction("good", "good"))["macro_f1"] == 33.33
 
 
-def test_metrics_that_a_scenario_does_not_name_are_not_taken() -> None:
+def test_only_metrics_that_a_scenario_names_are_computed() -> None:
     assert set(only("chrf", *DOG)) == {"chrf"}
     assert scores(DOG, metrics=[]) == {}
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sentence encoder of random weights: two texts of the same words are alike, others less so."""
+    """A sentence encoder of random weights. Texts of the same words have equal embeddings."""
     folder = tmp_path_factory.mktemp("encoder")
     words = ["[PAD]", "[UNK]", "the", "old", "mill", "a", "quiet", "place"]
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
@@ -247,26 +248,34 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_meaning_is_100_for_the_same_words_and_takes_the_nearest_reference(encoder: Path) -> None:
+def test_semantic_similarity_is_100_for_equal_texts_and_counts_the_nearest_reference(encoder: Path) -> None:
     given = {"sentence_encoder": "folder", "sentence_encoder_folder": str(encoder), "metrics": []}
-    same = scores([prediction("the old mill", "a quiet place", "the old mill")], **given)["meaning"]
-    other = scores([prediction("the old mill", "a quiet place")], **given)["meaning"]
+    same = scores([prediction("the old mill", "a quiet place", "the old mill")], **given)["semantic_similarity"]
+    other = scores([prediction("the old mill", "a quiet place")], **given)["semantic_similarity"]
     assert same.value == pytest.approx(100, abs=0.01)
     assert other.value < 99
     assert f"encoder:{encoder.name}|" in same.signature
 
 
-def test_an_encoder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_library_for_encoders_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"needs sentence-transformers; pip install .*\[semantic\]"):
+        scores(DOG, sentence_encoder="someone/encoder")
+
+
+def test_a_missing_encoder_is_reported_in_one_line(tmp_path: Path) -> None:
     given = {"sentence_encoder": "folder", "sentence_encoder_folder": str(tmp_path), "metrics": []}
     with pytest.raises(UserError, match=r"evaluate -> sentence_encoder_folder: no config.json in"):
         scores(DOG, **given)
 
 
 @pytest.mark.parametrize(
-    ("sign", "predictions", "value"),
+    ("name", "predictions", "value"),
     [
         pytest.param("empty", [prediction("", "x"), prediction(" \n", "x"), prediction("a", "x")], 2 / 3, id="empty"),
-        pytest.param("never_ended", [prediction("a", "x", stopped="length"), prediction("a", "x")], 1 / 2, id="cut"),
+        pytest.param(
+            "never_ended", [prediction("a", "x", finish_reason="length"), prediction("a", "x")], 1 / 2, id="cut"
+        ),
         pytest.param("repeated_4grams", [prediction("a b c d a b c d", "x")], 1 / 5, id="repeated"),
         pytest.param("repeated_4grams", [prediction("a b c d e f", "x")], 0.0, id="nothing-repeated"),
         pytest.param("repeated_4grams", [prediction("a a a a a", "x"), prediction("a", "x")], 1 / 4, id="short-counts"),
@@ -281,11 +290,11 @@ def test_an_encoder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         pytest.param("length_ratio", [prediction("a", "x"), prediction("", "x y z")], 1 / 4, id="ratio-of-sums"),
     ],
 )
-def test_a_sign_of_broken_output_shows(sign: str, predictions: list[Prediction], value: float) -> None:
-    assert signs(predictions)[sign] == pytest.approx(value)
+def test_diagnostics_have_known_values(name: str, predictions: list[Prediction], value: float) -> None:
+    assert diagnostics(predictions)[name] == pytest.approx(value)
 
 
-def test_perplexity_and_bits_are_totals_and_not_means_of_texts() -> None:
+def test_perplexity_and_bits_per_byte_are_of_totals_and_not_means_of_texts() -> None:
     short = prediction("", "é", reference_nats=4.0, reference_tokens=2)
     long = prediction("", "abcd", "ef", reference_nats=8.0, reference_tokens=8)
     found = model_scores([short, long])
@@ -295,8 +304,8 @@ def test_perplexity_and_bits_are_totals_and_not_means_of_texts() -> None:
     assert abs(found["perplexity"].value - mean_of_texts) > 1
 
 
-def test_a_uniform_model_over_bytes_loses_8_bits_a_byte() -> None:
-    """By definition: ln 256 nats for each of the bytes, none for the end token."""
+def test_a_uniform_model_over_bytes_has_a_loss_of_8_bits_per_byte() -> None:
+    """By definition: ln 256 nats for each byte, none for the end token."""
     text = "Zażółć"
     size = len(text.encode())
     found = model_scores([prediction("", text, reference_nats=size * math.log(256), reference_tokens=size)])

@@ -1,4 +1,4 @@
-"""Tables as folders of parquet files."""
+"""Tables as folders of parquet files of bounded size."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.lib import shards
+from stages.lib.core import shards
 from tests.build import contents
 
 SCHEMA = pa.schema([("id", pa.string()), ("number", pa.int64())])
@@ -24,7 +24,7 @@ def numbers_in(folder: Path, rows: int = 7) -> list[int]:
     return [number for table in read for number in table["number"].to_pylist()]
 
 
-def test_what_is_written_is_read_in_order(tmp_path: Path) -> None:
+def test_rows_are_read_in_the_written_order(tmp_path: Path) -> None:
     shards.write_shards(tmp_path / "t", SCHEMA, tables(3))
     assert numbers_in(tmp_path / "t") == list(range(30))
     assert shards.count_rows(tmp_path / "t") == 30
@@ -45,7 +45,7 @@ def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_an_empty_table_has_a_shard_so_that_its_columns_are_known(tmp_path: Path) -> None:
+def test_an_empty_table_has_one_shard_with_its_columns(tmp_path: Path) -> None:
     shards.write_shards(tmp_path / "t", SCHEMA, [])
     assert len(shards.shard_paths(tmp_path / "t")) == 1
     assert shards.count_rows(tmp_path / "t") == 0
@@ -59,7 +59,7 @@ def test_a_smaller_table_leaves_no_shard_of_a_larger_one(tmp_path: Path, monkeyp
     assert numbers_in(tmp_path / "t") == list(range(20))
 
 
-def test_an_interrupted_write_leaves_the_old_table_whole_and_the_next_starts_anew(
+def test_an_interrupted_write_leaves_the_old_table_and_the_next_write_starts_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)

@@ -4,23 +4,23 @@ from typing import Any
 
 import pytest
 
-from stages.lib.templates import Template, Unusable, as_text, value_at
+from stages.lib.core.templates import RejectedRow, Template, as_text, value_at
 
 
-def test_columns_stand_between_literal_text() -> None:
+def test_columns_are_inserted_into_the_text() -> None:
     template = Template("ask: {q}\n{a}.")
     assert template.fields == ("q", "a")
     assert template.render({"q": "why?", "a": "so"}) == "ask: why?\nso."
 
 
-def test_doubled_braces_are_braces() -> None:
+def test_doubled_braces_are_literal_braces() -> None:
     assert Template('{{"q": "{q}"}}').render({"q": "why?"}) == '{"q": "why?"}'
     assert Template("{{q}}").fields == ()
 
 
 @pytest.mark.parametrize("text", ["{q", "q}", "{}", "{q!r}", "{q:>5}", "{a{b}}"])
 def test_a_malformed_template_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the words of unbalanced braces are those of Python
+    with pytest.raises(ValueError):  # noqa: PT011 - for unbalanced braces, Python writes the message
         Template(text)
 
 
@@ -28,11 +28,11 @@ def test_a_malformed_template_is_refused(text: str) -> None:
     ("path", "expected"),
     [("a.b", 1), ("list.0", "first"), ("list.1.c", 2), ("dotted.name", 3), ("objects.0", "by key")],
 )
-def test_a_dotted_path_leads_through_objects_and_lists(path: str, expected: Any) -> None:
+def test_a_dotted_path_goes_through_objects_and_lists(path: str, expected: Any) -> None:
     values = {
         "a": {"b": 1},
         "list": ["first", {"c": 2}],
-        "dotted.name": 3,  # a column of this very name comes first
+        "dotted.name": 3,  # a column with exactly this name comes first
         "dotted": {"name": 4},
         "objects": {"0": "by key"},
     }
@@ -40,25 +40,25 @@ def test_a_dotted_path_leads_through_objects_and_lists(path: str, expected: Any)
 
 
 @pytest.mark.parametrize("path", ["b", "a.c", "a.b.c", "list.2", "list.-1", "list.x", "list.²"])
-def test_a_path_that_leads_nowhere_is_a_missing_field(path: str) -> None:
-    with pytest.raises(Unusable) as problem:
+def test_a_path_without_a_value_is_a_missing_field(path: str) -> None:
+    with pytest.raises(RejectedRow) as problem:
         value_at(path, {"a": {"b": "text"}, "list": [1, 2]})
     assert problem.value.reason == "missing_field"
     assert path in problem.value.detail
 
 
-def test_a_list_is_several_texts_only_where_it_is_all_of_the_template() -> None:
+def test_a_list_is_several_texts_only_if_the_template_is_only_this_field() -> None:
     values = {"answers": {"text": ["yes", 2]}}
     assert Template("{answers.text}").render_all(values) == ["yes", "2"]
     assert Template("{answers.text.0}!").render_all(values) == ["yes!"]
-    with pytest.raises(Unusable, match="a list, not text"):
+    with pytest.raises(RejectedRow, match="a list, not text"):
         Template("{answers.text}!").render_all(values)
-    with pytest.raises(Unusable, match="a list, not text"):
+    with pytest.raises(RejectedRow, match="a list, not text"):
         Template("{answers.text}").render(values)
 
 
-def test_a_list_with_a_gap_is_no_target() -> None:
-    with pytest.raises(Unusable) as problem:
+def test_a_list_with_null_is_rejected() -> None:
+    with pytest.raises(RejectedRow) as problem:
         Template("{texts}").render_all({"texts": ["yes", None]})
     assert (problem.value.reason, problem.value.detail) == ("missing_field", "texts.1 is null")
 
@@ -81,8 +81,8 @@ def test_texts_and_numbers_are_texts(value: Any, text: str) -> None:
         (b"bytes", "no_text"),
     ],
 )
-def test_nothing_else_is_text(value: Any, reason: str) -> None:
-    with pytest.raises(Unusable) as problem:
+def test_other_values_are_not_texts(value: Any, reason: str) -> None:
+    with pytest.raises(RejectedRow) as problem:
         as_text("q", value)
     assert problem.value.reason == reason
     assert problem.value.detail.startswith("q ")

@@ -1,4 +1,4 @@
-"""The search: what it tries, what it chooses, and that a killed one goes on where it was."""
+"""The search: what it tries, what it chooses, and that a killed search resumes."""
 
 import csv
 import json
@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from stages import tune_hyperparameters
-from stages.lib.pairs import write_labels
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
+from stages.lib.params.train import FitSettings
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
+from stages.lib.records.tokenized_examples import write_label_ids
 from tests import tiny
 from tests.build import contents, scratch_model, section
 
-_validation_loss = tune_hyperparameters._validation_loss  # the real one, before `tried` replaces it
+_validation_loss = tune_hyperparameters._validation_loss  # `tried` replaces it
 
 SEARCH = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "early_stopping_patience": {"low": 2, "high": 9}}
 
@@ -26,30 +27,30 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Fit]:
-    """The settings of each trial, in place of a fit; its loss is the learning rate's distance from 0.002."""
-    seen: list[Fit] = []
+def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[FitSettings]:
+    """The settings of each trial. No trial is trained: its loss is the distance of the learning rate from 0.002."""
+    seen: list[FitSettings] = []
 
-    def loss(settings: Fit, *_: Any) -> float:
+    def loss(settings: FitSettings, *_: Any) -> float:
         seen.append(settings)
         return abs(settings.learning_rate - 0.002)
 
     monkeypatch.setattr(tune_hyperparameters, "_validation_loss", loss)
     tokens = tiny.tokenizer()
     for split in ("train", "validation"):
-        tiny.pairs(tokens, tmp_path / f"ids/{split}")
+        tiny.dataset(tokens, tmp_path / f"ids/{split}")
     tokens.save_pretrained(tmp_path / "ids/tokenizer")
-    write_labels(tmp_path / "ids/labels.json", [])
+    write_label_ids(tmp_path / "ids/label_ids.json", [])
     return seen
 
 
 def search(folder: Path, name: str = "run", **overrides: Any) -> Path:
     params = section(TuneHyperparameters, **({"trials": 6, "search": SEARCH, "epochs": 1.5} | overrides))
     fit = section(Fit, learning_rate=0.009, early_stopping_patience=None, max_grad_norm=1e20, batch_size=4)
-    target, scratch = folder / name, folder / f"{name}-scratch"
-    scratch.mkdir(exist_ok=True)
+    target, state = folder / name, folder / f"{name}-state"
+    state.mkdir(exist_ok=True)
     model = scratch_model(tiny.ARCHITECTURE)
-    tune_hyperparameters.run(params, fit, model, section(Machine), source=folder / "ids", target=target, folder=scratch)
+    tune_hyperparameters.run(params, fit, model, section(Machine), source=folder / "ids", target=target, folder=state)
     return target
 
 
@@ -57,13 +58,15 @@ def best(target: Path) -> dict[str, Any]:
     return dict(json.loads((target / "best.json").read_text()))
 
 
-def test_the_first_trial_has_the_settings_of_params(tried: list[Fit], tmp_path: Path) -> None:
+def test_the_first_trial_has_the_settings_of_params(tried: list[FitSettings], tmp_path: Path) -> None:
     search(tmp_path)
     assert (tried[0].learning_rate, tried[0].early_stopping_patience) == (0.009, None)
 
 
-def test_trials_read_as_much_as_asked(tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def loss(settings: Fit, data: Any, *_: Any) -> float:
+def test_trials_read_as_many_examples_as_asked(
+    tried: list[FitSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(settings: FitSettings, data: Any, *_: Any) -> float:
         read.add((len(data.train), len(data.validation)))
         return 1.0
 
@@ -74,7 +77,7 @@ def test_trials_read_as_much_as_asked(tried: list[Fit], tmp_path: Path, monkeypa
     assert read == {(7, 5), (12, 12)}
 
 
-def test_trials_differ_within_the_range_and_are_as_short_as_asked(tried: list[Fit], tmp_path: Path) -> None:
+def test_trials_differ_within_the_range_and_are_as_short_as_asked(tried: list[FitSettings], tmp_path: Path) -> None:
     search(tmp_path)
     assert len({settings.learning_rate for settings in tried}) == len(tried) == 6
     for settings in tried[1:]:
@@ -83,47 +86,47 @@ def test_trials_differ_within_the_range_and_are_as_short_as_asked(tried: list[Fi
         assert settings.epochs == 1.5
 
 
-def test_the_best_trial_is_chosen_and_its_settings_alone(tried: list[Fit], tmp_path: Path) -> None:
+def test_the_settings_of_the_best_trial_are_chosen(tried: list[FitSettings], tmp_path: Path) -> None:
     found = best(search(tmp_path))
     assert found["learning_rate"] == min(tried, key=lambda s: abs(s.learning_rate - 0.002)).learning_rate
     assert found.keys() == SEARCH.keys()
 
 
-def test_the_settings_of_params_win_where_nothing_is_better(tried: list[Fit], tmp_path: Path) -> None:
+def test_the_settings_of_params_stay_if_no_trial_is_better(tried: list[FitSettings], tmp_path: Path) -> None:
     found = best(search(tmp_path, search={"learning_rate": {"low": 0.01, "high": 0.1}}))
     assert found == {"learning_rate": 0.009}
 
 
-def test_without_trials_nothing_is_replaced(tried: list[Fit], tmp_path: Path) -> None:
+def test_without_trials_nothing_is_replaced(tried: list[FitSettings], tmp_path: Path) -> None:
     assert best(search(tmp_path, trials=0)) == {}
     assert tried == []
 
 
-def test_choices_may_be_words(tried: list[Fit], tmp_path: Path) -> None:
+def test_choices_may_be_words(tried: list[FitSettings], tmp_path: Path) -> None:
     found = best(search(tmp_path, search={"schedule": {"choices": ["cosine", "linear"]}}))
     assert found["schedule"] in ("cosine", "linear")
 
 
-def test_a_trial_that_wrecks_the_model_is_ruled_out_and_the_search_goes_on(
-    tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_diverges_is_ruled_out_and_the_search_continues(
+    tried: list[FitSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune_hyperparameters, "_validation_loss", _validation_loss)
     rates = {"learning_rate": {"choices": [1e20]}}
     target = search(tmp_path, search=rates, trials=2, epochs=2.0)
     assert best(target) == {"learning_rate": 0.009}
-    with (target / "trials.csv").open() as file:
+    with (target / "report/trials.csv").open() as file:
         assert [row["validation_loss"] == "" for row in csv.DictReader(file)] == [False, True]
 
 
 @pytest.mark.parametrize("after", [1, 4])
-def test_a_killed_search_repeats_no_finished_trial_and_ends_alike(
-    tried: list[Fit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+def test_a_killed_search_repeats_no_finished_trial_and_gives_the_same_result(
+    tried: list[FitSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     expected = contents(search(tmp_path, "unbroken"))
     loss: Callable[..., float] = vars(tune_hyperparameters)["_validation_loss"]
     tried.clear()
 
-    def killed(settings: Fit, *rest: Any) -> float:
+    def killed(settings: FitSettings, *rest: Any) -> float:
         if len(tried) == after:
             raise Killed
         return loss(settings, *rest)
@@ -136,7 +139,7 @@ def test_a_killed_search_repeats_no_finished_trial_and_ends_alike(
     assert len(tried) == 6
 
 
-def test_the_table_holds_every_trial(tried: list[Fit], tmp_path: Path) -> None:
-    with (search(tmp_path) / "trials.csv").open() as file:
+def test_the_table_has_a_row_for_every_trial(tried: list[FitSettings], tmp_path: Path) -> None:
+    with (search(tmp_path) / "report/trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["learning_rate"]) for row in rows] == [settings.learning_rate for settings in tried]

@@ -6,18 +6,18 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.models import base_model
-from stages.lib.pairs import Pair, Pairs, write_pairs
-from stages.lib.params.fit import Fit
+from stages.lib.checkpoint.tokenizers import train_tokenizer
+from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Kind
-from stages.lib.vocabulary import train_vocabulary
-from tests.build import scratch_model, section
+from stages.lib.params.model import Family
+from stages.lib.params.train import FitSettings
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
+from tests.build import fit_settings, scratch_model, section
 
 ARCHITECTURE = {"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
 _BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _BART = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-ARCHITECTURES: dict[str, tuple[dict[str, Any], Kind]] = {
+ARCHITECTURES: dict[str, tuple[dict[str, Any], Family]] = {
     "gpt2": (ARCHITECTURE, "causal"),
     "llama": (
         {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -61,8 +61,8 @@ def text(source: str) -> str:
     return f"A {thing} that is {colour}." if thing != "boat" else f"Look, a {colour} boat on the quiet river!"
 
 
-def tokenizer(kind: Kind = "causal") -> PreTrainedTokenizerBase:
-    return train_vocabulary([*FACTS, *map(text, FACTS)], 300, kind)
+def tokenizer(family: Family = "causal") -> PreTrainedTokenizerBase:
+    return train_tokenizer([*FACTS, *map(text, FACTS)], 300, family)
 
 
 def model(
@@ -75,19 +75,19 @@ def model(
     return base_model(scratch_model(architecture or ARCHITECTURE), tokens, labels, dropout, seed)
 
 
-def pair(tokens: PreTrainedTokenizerBase, source: str) -> Pair:
+def example(tokens: PreTrainedTokenizerBase, source: str) -> TokenizedExample:
     target_ids = [*tokens(text(source), add_special_tokens=False)["input_ids"], tokens.eos_token_id]
-    return Pair(source, tokens(source + "\n")["input_ids"], target_ids, [], len(text(source)))
+    return TokenizedExample(source, tokens(source + "\n")["input_ids"], target_ids, [], len(text(source)))
 
 
-def pairs(tokens: PreTrainedTokenizerBase, folder: Path) -> Pairs:
-    write_pairs(folder, [[pair(tokens, source) for source in FACTS]])
-    return Pairs(folder)
+def dataset(tokens: PreTrainedTokenizerBase, folder: Path) -> TokenizedDataset:
+    write_tokenized_examples(folder, [[example(tokens, source) for source in FACTS]])
+    return TokenizedDataset(folder)
 
 
-def settings(**overrides: Any) -> Fit:
-    quick = {"epochs": 4, "batch_size": 4, "learning_rate": 0.01, "validations": 4, "warmup_fraction": 0.0}
-    return section(Fit, **(quick | overrides))
+def settings(**overrides: Any) -> FitSettings:
+    quick = {"epochs": 4, "batch_size": 4, "learning_rate": 0.01, "evals_per_run": 4, "warmup_fraction": 0.0}
+    return fit_settings(**(quick | overrides))
 
 
 def machine(**overrides: Any) -> Machine:

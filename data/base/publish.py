@@ -1,4 +1,4 @@
-"""The trained base as the project ships it: `python publish.py`, in this folder, behind `dvc repro`.
+"""Writes the trained base as the project ships it: `python publish.py`, in this folder, after `dvc repro`.
 
 Reads:  data/train/model/, metrics/ and NOTICE.
 Writes: ../raw/base/: weights in bfloat16, tokenizer, model card (README.md) and NOTICE.
@@ -44,22 +44,22 @@ def main() -> None:
 
 def card() -> str:
     values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
-    fit, shape = values["fit"], values["model"]["architectures"]["llama"]
+    fit, shape = values["fit"], values["architectures"]["llama"]
     train, tokens, scores = (_metrics(name) for name in ("train", "tokenize", "evaluate"))
     piece = values["scenarios"]["corpus"]["tokenize"]["max_target_tokens"]
     seen = train["updates"] * fit["batch_size"] * piece
-    held_out = tokens["test"]["pairs"]
+    held_out = tokens["test"]["tokenized_examples"]
     paragraphs = [
         f"A causal model of {train['parameters']:,} parameters in the shape of Llama, so that the first fine-tuning "
         f"needs no network: {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, tied embeddings, "
-        f"{values['tokenize']['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
+        f"{shape['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
         f"positions. Weights are bfloat16.",
         "**Data**: 80 MB of English: novels of 1813 to 1929 and children's stories of today (two thirds), textbooks, "
         "health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). `NOTICE` "
         "names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
         f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
-        f"{fit['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, cosine schedule. "
-        f"Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
+        f"{values['train']['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, "
+        f"cosine schedule. Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
         f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte (perplexity {scores['perplexity']:.4g} a token) "
         f"on {held_out:,} pieces of documents that were never trained on; pieces of the same books were.",
         "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "

@@ -11,8 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.lib.params import PARAMS, read_scenario, suggestion
-from stages.lib.process import UserError, launch
+from stages.lib.core.params import PARAMS, read_scenario, suggestion
+from stages.lib.core.process import UserError, launch
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -39,12 +39,8 @@ def apply(name: str, folder: str, params: Path) -> None:
         raise UserError(f"recipe `{name}`: no such recipe{suggestion(name, names())}")
     if not params.is_file():
         raise UserError(f"{params}: no such file; run from the project's top folder")
-    yaml = YAML()  # round trip: comments are kept
-    yaml.preserve_quotes = True
-    yaml.width = 120
-    yaml.representer.add_representer(
-        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
+    yaml = YAML()  # round trip: comments are kept, in the form in which DVC writes the file too
+    yaml.default_flow_style = False
     values = yaml.load(params)
     _merge(values, yaml.load(RECIPES / f"{name}.yaml"))
     values["prepare"]["folder"] = folder

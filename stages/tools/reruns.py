@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.lib.process import UserError, launch
+from stages.lib.core.process import UserError, launch
 
 _SHOWN = 5
 

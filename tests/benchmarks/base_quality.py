@@ -19,19 +19,20 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from stages.lib.examples import read_examples
-from stages.lib.files import read_json
-from stages.lib.fitting import fit, update_steps
-from stages.lib.loading import BatchSampler
-from stages.lib.losses import pair_losses
-from stages.lib.models import base_model, trained_model
-from stages.lib.pairs import Pair, Pairs
-from stages.lib.params import read_section
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.files import read_json
+from stages.lib.core.params import read_section
+from stages.lib.core.process import keep_freed_memory
+from stages.lib.models.loading import base_model, trained_model
+from stages.lib.models.losses import example_losses
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.process import keep_freed_memory
-from stages.lib.vocabulary import open_vocabulary
+from stages.lib.params.train import FitSettings, Train
+from stages.lib.records.examples import read_examples
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample
+from stages.lib.training.fit import fit, update_steps
+from stages.lib.training.sampler import BatchSampler
 
 BASE = Path("data/base")
 SHIPPED = Path("data/raw/base")
@@ -45,8 +46,8 @@ Level = Callable[[Counts, Probabilities], Probabilities]  # n-grams, and their p
 
 
 def main() -> None:
-    train, test = (Pairs(BASE / "data/tokenize" / split) for split in ("train", "test"))
-    tokenizer = open_vocabulary(SHIPPED)
+    train, test = (TokenizedDataset(BASE / "data/tokenize" / split) for split in ("train", "test"))
+    tokenizer = load_tokenizer(SHIPPED)
     size = sum(pair.target_bytes for pair in test)
     held_out = _stream(test, tokenizer.eos_token_id)
     every, read = (_stream(pairs, tokenizer.eos_token_id) for pairs in (train, _read_by_the_base(train)))
@@ -60,41 +61,46 @@ def main() -> None:
             _show(f"{name} {place}", nats / math.log(2) / size)
     _show("a tenth of the updates", _bits(_short_fit(train, tokenizer), test))
     _show("the base", read_json(BASE / "metrics/evaluate.json")["bits_per_byte"])
-    _show("the base, as shipped", _bits(trained_model(SHIPPED, read_section(Model)), test))
+    _show("the base, as shipped", _bits(trained_model(SHIPPED, trust_remote_code=False), test))
 
 
 def _show(name: str, bits: float) -> None:
     print(f"{name:<34}{bits:7.3f}", flush=True)
 
 
-def _read_by_the_base(train: Pairs) -> Iterator[Pair]:
+def _read_by_the_base(train: TokenizedDataset) -> Iterator[TokenizedExample]:
     """The pieces of its batches."""
-    settings = read_section(Fit, BASE / "params.yaml")
+    settings = _settings()
     order = BatchSampler(train.lengths(), settings)
     steps = update_steps(train, settings)
     batches = (batch for epoch in range(math.ceil(settings.epochs)) for batch in order.batches(epoch))
     return (train[int(index)] for batch in islice(batches, steps) for index in sorted(batch))
 
 
-def _stream(pairs: Iterable[Pair], end: int) -> Counts:
+def _stream(pairs: Iterable[TokenizedExample], end: int) -> Counts:
     """All targets end to end, behind end tokens: a document begins behind the end of another."""
     return np.concatenate([[end] * BEFORE, *(pair.target_ids for pair in pairs)]).astype(np.int64)
 
 
-def _bits(network: PreTrainedModel, test: Pairs) -> float:
-    losses = pair_losses(network, test, 16)
+def _bits(network: PreTrainedModel, test: TokenizedDataset) -> float:
+    losses = example_losses(network, test, 16)
     return sum(nats for _, nats, _ in losses) / math.log(2) / sum(pair.target_bytes for pair in test)
 
 
-def _short_fit(train: Pairs, tokenizer: Any) -> PreTrainedModel:
-    params = BASE / "params.yaml"
-    settings = read_section(Fit, params)
-    tenth = settings.model_copy(update={"epochs": settings.epochs / 10, "validations": 1, "processes": 1})
+def _short_fit(train: TokenizedDataset, tokenizer: Any) -> PreTrainedModel:
+    params, settings = BASE / "params.yaml", _settings()
+    tenth = settings.model_copy(update={"epochs": settings.epochs / 10, "evals_per_run": 1})
+    alone = read_section(Machine, params).model_copy(update={"train_processes": 1})
     network = base_model(read_section(Model, params), tokenizer, [], tenth.dropout, tenth.seed)
-    validation = Pairs(BASE / "data/tokenize/validation")
+    validation = TokenizedDataset(BASE / "data/tokenize/validation")
     with tempfile.TemporaryDirectory() as folder:
-        fit(network, train, validation, tenth, read_section(Machine, params), Path(folder), "a tenth")
+        fit(network, train, validation, tenth, alone, Path(folder), "a tenth")
     return network
+
+
+def _settings() -> FitSettings:
+    params = BASE / "params.yaml"
+    return FitSettings(**dict(read_section(Fit, params)), **dict(read_section(Train, params)))
 
 
 def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:

@@ -21,21 +21,20 @@ from typing import Literal, NamedTuple
 import matplotlib
 
 from stages import prepare, tokenize
-from stages.lib.fitting import fit
-from stages.lib.judging import judge_of
-from stages.lib.models import base_model
-from stages.lib.pairs import Pairs, read_labels, write_pairs
-from stages.lib.params import read_section
-from stages.lib.params.fit import Fit
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.params import read_section
+from stages.lib.core.process import keep_freed_memory
+from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.process import keep_freed_memory
-from stages.lib.vocabulary import open_vocabulary
+from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids, write_tokenized_examples
+from stages.lib.training.fit import fit
+from stages.lib.training.selection import make_scorer
 from stages.tools.recipe import apply
 from tests.benchmarks.pretrained_start import architecture_of
-from tests.build import scratch_model, section
+from tests.build import fit_settings, scratch_model, section
 
 SHIPPED = Path("data/raw/base")
 RESULTS = Path("data/base/fine_tuning")
@@ -88,7 +87,7 @@ def main(real_data: Path, names: list[str]) -> None:
 
 def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
     models = {
-        "base": section(Model, name="folder", folder=str(SHIPPED)),
+        "base": section(Model, name="folder", folder=str(SHIPPED), architecture="checkpoint", scratch=None),
         "random": scratch_model(architecture_of(SHIPPED)),
     }
     _data(task, models["base"], real_data, folder)
@@ -110,12 +109,12 @@ def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
     settings = read_section(Prepare, params)
     scenario = task.recipe or "data_to_text"
     prepare.run(settings, None, Path(settings.folder) / scenario, folder / "prepare")
-    limits = {"max_set_aside_fraction": 0.5, "untrainable": "set_aside"}
+    limits = {"max_rejected_fraction": 0.5, "untrainable": "drop"}
     tokenization = read_section(Tokenize, params).model_copy(update=limits)
     tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
     for split, most in (("train", task.pairs), ("validation", VALIDATION_PAIRS)):
-        every = list(Pairs(folder / "tokenize" / split))
-        write_pairs(folder / split, [[every[len(every) * at // most] for at in range(most)]])
+        every = list(TokenizedDataset(folder / "tokenize" / split))
+        write_tokenized_examples(folder / split, [[every[len(every) * at // most] for at in range(most)]])
 
 
 def _tried(task: Task, model: Model, folder: Path) -> dict[float, Run]:
@@ -136,24 +135,29 @@ def _untried_beside(best: float, tried: dict[float, Run]) -> float | None:
 
 def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     """The validation losses by step, and the metric of the best of them."""
-    tokenizer, labels = open_vocabulary(folder / "tokenize/tokenizer"), read_labels(folder / "tokenize/labels.json")
-    train, validation = Pairs(folder / "train"), Pairs(folder / "validation")
+    tokenizer, labels = (
+        load_tokenizer(folder / "tokenize/tokenizer"),
+        read_label_ids(folder / "tokenize/label_ids.json"),
+    )
+    train, validation = TokenizedDataset(folder / "train"), TokenizedDataset(folder / "validation")
     changes = {
         "epochs": task.epochs,
         "batch_size": 16,
-        "validations": 5,
+        "evals_per_run": 5,
         "dropout": None,
         "learning_rate": rate,
         "seed": seed,
     }
-    settings = section(Fit, **changes)
+    settings = fit_settings(**changes)
     network = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, seed)
     curve = fit(network, train, validation, settings, section(Machine), folder / "fit", task.title)
     shutil.rmtree(folder / "fit")
-    judged = settings.model_copy(update={"choose_by": task.metric, "choose_examples": VALIDATION_PAIRS})
-    judge = judge_of(judged, tokenizer, labels, validation, 64)
-    assert judge is not None
-    return curve.validation, judge(network.eval())
+    judged = settings.model_copy(
+        update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_PAIRS}
+    )
+    scorer = make_scorer(judged, tokenizer, labels, validation, 64)
+    assert scorer is not None
+    return curve.validation, scorer(network.eval())
 
 
 def _write(path: Path, rows: list[Row]) -> None:

@@ -7,9 +7,9 @@ with its values exchanged, on the same test inputs as the model. Needs data/prep
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.lib.examples import Example, read_examples
-from stages.lib.params import read_section
+from stages.lib.core.params import read_section
 from stages.lib.params.evaluate import Evaluate
+from stages.lib.records.examples import Example, read_examples
 from stages.lib.scores.registry import text_scores
 from tests.build import prediction
 

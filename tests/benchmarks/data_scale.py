@@ -12,10 +12,12 @@ from threading import Event, Thread
 import psutil
 
 from tests.benchmarks.synthetic import write_csv
-from tests.build import section
+from tests.build import scratch_model, section
+
+ARCHITECTURE = {"model_type": "gpt2", "vocabulary_size": 2048}
 
 
-# each process of a stage imports this module again: what the stages import must not weigh on the other one
+# each process of a stage imports this module again: it must not import what only the other stage needs
 def prepared(folder: Path) -> None:
     from stages import prepare
     from stages.lib.params.prepare import Prepare
@@ -26,15 +28,19 @@ def prepared(folder: Path) -> None:
 
 def tokenized(folder: Path) -> None:
     from stages import tokenize
-    from stages.lib.params.model import Model
     from stages.lib.params.tokenize import Tokenize
 
-    settings = section(Tokenize, vocabulary_size=2048), section(Model)
-    tokenize.run(*settings, processes=None, source=folder / "prepare", target=folder / "tokenize")
+    tokenize.run(
+        section(Tokenize),
+        scratch_model(ARCHITECTURE),
+        workers=None,
+        source=folder / "prepare",
+        target=folder / "tokenize",
+    )
 
 
 def measured(stage: Callable[[Path], None], folder: Path) -> tuple[float, float]:
-    """(seconds, largest memory in MiB of the stage with its processes; shared pages count once)."""
+    """(seconds, peak memory in MiB) of a stage and its processes. Shared pages count once."""
     process = multiprocessing.get_context("spawn").Process(target=stage, args=(folder,))
     started = time.monotonic()
     process.start()
@@ -54,7 +60,7 @@ def watch(process: psutil.Process, done: Event, peak: list[float]) -> None:
         try:
             for each in (process, *process.children(recursive=True)):
                 size += each.memory_full_info().pss
-        except psutil.Error:  # it ended meanwhile
+        except psutil.Error:  # the process has ended
             continue
         peak[0] = max(peak[0], size / 2**20)
 

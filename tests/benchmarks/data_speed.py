@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages import prepare, tokenize
-from stages.lib.batches import cores
-from stages.lib.encoding import Encoder
-from stages.lib.examples import read_examples
-from stages.lib.pairs import write_pairs
-from stages.lib.params.model import Model
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.worker_pool import available_cores
+from stages.lib.encoding.encoder import Encoder
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.vocabulary import open_vocabulary
+from stages.lib.records.examples import read_examples
+from stages.lib.records.tokenized_examples import write_tokenized_examples
+from tests.benchmarks.data_scale import ARCHITECTURE
 from tests.benchmarks.synthetic import write_csv
-from tests.build import section
+from tests.build import scratch_model, section
 
 ROWS, ROUNDS = 200_000, 5
 
@@ -42,26 +42,27 @@ def main() -> None:
         write_csv(folder / "rows.csv", ROWS)
         took = seconds(lambda: prepare.run(everything_on(), None, folder, folder / "prepare"))
         size = (folder / "rows.csv").stat().st_size / 1e6
-        print(f"prepare, everything on: {size / took * 60 / cores():.0f} MB a minute for each of {cores()} cores")
+        cores = available_cores()
+        print(f"prepare, everything on: {size / took * 60 / cores:.0f} MB a minute for each of {cores} cores")
 
-        settings = section(Tokenize, vocabulary_size=2048), section(Model)
-        tokenize.run(*settings, processes=None, source=folder / "prepare", target=folder / "tokenize")
-        tokenizer = open_vocabulary(folder / "tokenize/tokenizer")
+        params, model = section(Tokenize), scratch_model(ARCHITECTURE)
+        tokenize.run(params, model, workers=None, source=folder / "prepare", target=folder / "tokenize")
+        tokenizer = load_tokenizer(folder / "tokenize/tokenizer")
         examples = list(read_examples(folder / "prepare/train"))
         texts = [[f"{example.source}\n" for example in examples], [t for example in examples for t in example.targets]]
-        encoder = Encoder(tokenizer, settings[0])
+        encoder = Encoder(tokenizer, params)
 
         def ours() -> None:
-            account = tokenize.Account(len(examples))
+            stats = tokenize.Stats(len(examples))
             encoded = tokenize._encoded(encoder, folder / "prepare/train", len(examples))
-            pairs = tokenize._pairs(encoded, "train", account, lambda record: None)
-            write_pairs(folder / "again", tokenize._counted(pairs, account, 5))
+            accepted = tokenize._accepted(encoded, "train", stats, lambda record: None)
+            write_tokenized_examples(folder / "again", tokenize._counted(accepted, stats, 5))
 
         def library() -> None:
             for part in texts:
                 tokenizer.backend_tokenizer.encode_batch_fast(part, add_special_tokens=False)
 
-        # in turn, so that a busier minute meets both
+        # in turn, so that other load on the machine slows both
         times = [(seconds(library), seconds(ours)) for _ in range(ROUNDS)]
         ratio = statistics.median(alone / stage for alone, stage in times)
         print(f"tokenize, reading and writing included: {ratio:.0%} of the speed of the tokenizers library alone")

@@ -1,7 +1,7 @@
-"""Kills `dvc repro train` and its stage with SIGKILL, again and again: every other time at any moment from its launch
-on, else behind a new checkpoint. Run: `python -m tests.benchmarks.kills [KILLS]`. The model is the small one of the
-tests, on a hundred rows of the sample. Claims: every time it goes on from its newest checkpoint, and the model in the
-end is, byte for byte, that of a run that nobody killed."""
+"""Kills `dvc repro train` and its stage with SIGKILL, again and again: every other time at any moment after its launch,
+else after a new checkpoint. Run: `python -m tests.benchmarks.kills [KILLS]`. The model is the small one of the tests,
+on a hundred rows of the sample. Claims: each run resumes from its newest checkpoint, and the final model is, byte for
+byte, that of a run that nobody killed."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def main() -> None:
         for folder in (whole, killed):
             folder.mkdir()
             copy_of_the_project(folder)
-            edit(folder, "\nfit:\n  epochs: 1", f"\nfit:\n  epochs: {30 * kills}")
+            edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {30 * kills}")
             edit(folder, "checkpoint_seconds: 600", f"checkpoint_seconds: {INTERVAL}")
             run(folder, "dvc", "repro", "tune-hyperparameters")
         newest, done = 0, 0

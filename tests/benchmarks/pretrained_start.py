@@ -17,17 +17,17 @@ from typing import Any
 from transformers import AutoConfig
 
 from stages import prepare, tokenize
-from stages.lib.fitting import fit
-from stages.lib.models import base_model
-from stages.lib.pairs import Pairs, read_labels
-from stages.lib.params.fit import Fit
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.process import keep_freed_memory
+from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.process import keep_freed_memory
-from stages.lib.vocabulary import open_vocabulary
-from tests.build import scratch_model, section
+from stages.lib.params.train import FitSettings
+from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
+from stages.lib.training.fit import fit
+from tests.build import fit_settings, scratch_model, section
 
 SEEDS = (1, 2, 3)
 SAMPLE = Path("data/raw/data_to_text/places.csv")
@@ -35,24 +35,24 @@ EPOCHS = 1.0
 
 
 def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
-    pretrained = section(Model, name="folder", folder=str(checkpoint))
-    random = scratch_model(architecture_of(checkpoint), family=_kind(checkpoint))
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch)
+    pretrained = section(Model, name="folder", folder=str(checkpoint), architecture="checkpoint", scratch=None)
+    random = scratch_model(architecture_of(checkpoint), family=_family(checkpoint))
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
         prepare.run(_reading(rows), None, rows.parent, data / "prepare")
         longest = _positions(checkpoint)
         limits = {
             "max_source_tokens": longest // 2,
             "max_target_tokens": longest // 2 - 16,
-            "max_set_aside_fraction": 0.2,
+            "max_rejected_fraction": 0.2,
         }
         prompt = "{source}\n" if rows == SAMPLE else "{source}"
-        settings = section(Tokenize, prompt=prompt, long_source="set_aside", **limits)
+        settings = section(Tokenize, prompt=prompt, truncation="drop", **limits)
         tokenize.run(settings, pretrained, None, data / "prepare", data / "tokenize")
         losses: dict[str, list[float]] = {"pretrained": [], "random": []}
         for seed in SEEDS:
             for name, model in (("pretrained", pretrained), ("random", random)):
-                one = section(Fit, epochs=EPOCHS, validations=1, learning_rate=learning_rate, seed=seed)
+                one = fit_settings(epochs=EPOCHS, evals_per_run=1, learning_rate=learning_rate, seed=seed)
                 losses[name].append(_loss_after(model, one, data / "tokenize", data / f"{name}{seed}"))
     for name, values in losses.items():
         shown = "".join(f"{value:8.4f}" for value in values)
@@ -90,7 +90,7 @@ def architecture_of(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-def _kind(checkpoint: Path) -> str | None:
+def _family(checkpoint: Path) -> str | None:
     return "encoder" if any("MaskedLM" in name for name in _config(checkpoint).get("architectures", [])) else None
 
 
@@ -98,10 +98,10 @@ def _positions(checkpoint: Path) -> int:
     return int(_config(checkpoint)["max_position_embeddings"])
 
 
-def _loss_after(model: Model, settings: Fit, data: Path, folder: Path) -> float:
-    labels = [label.word for label in read_labels(data / "labels.json")]
-    network = base_model(model, open_vocabulary(data / "tokenizer"), labels, settings.dropout, settings.seed)
-    train, validation = Pairs(data / "train"), Pairs(data / "validation")
+def _loss_after(model: Model, settings: FitSettings, data: Path, folder: Path) -> float:
+    labels = [label.word for label in read_label_ids(data / "label_ids.json")]
+    network = base_model(model, load_tokenizer(data / "tokenizer"), labels, settings.dropout, settings.seed)
+    train, validation = TokenizedDataset(data / "train"), TokenizedDataset(data / "validation")
     return fit(network, train, validation, settings, section(Machine), folder, title=folder.name).best()[1]
 
 

@@ -1,8 +1,8 @@
-"""Are public data sets read as they were published? Prepares each by its recipe; the rows read must be as many.
+"""Prepares public data sets by their recipes. The numbers of rows must be the published ones.
 
     python -m tests.benchmarks.real_data FOLDER
 
-FOLDER holds one folder a data set, as the recipes of stages/tools/recipes name them.
+FOLDER has one folder per data set, named by the recipes of stages/tools/recipes.
 """
 
 import shutil
@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 from stages import prepare
-from stages.lib.files import read_json
-from stages.lib.params import read_scenario, read_section
+from stages.lib.core.files import read_json
+from stages.lib.core.params import read_scenario, read_section
 from stages.lib.params.prepare import Prepare
 from stages.tools.recipe import apply
 
-# rows of train, validation and test, by those who published them; bAbI by dialogues, tiny Shakespeare is one text
+# published numbers of rows; a row of bAbI is a dialogue, tiny Shakespeare is one text
 PUBLISHED = {
     "e2e": {"train": 42061, "validation": 4672, "test": 4693},
     "multi30k": {"train": 29000, "validation": 1014, "test": 1000},
@@ -36,9 +36,9 @@ def main(folder: Path) -> None:
             apply(name, str(folder), params)
             place = folder / read_scenario(params)
             prepare.run(read_section(Prepare, params), None, place, Path(target) / "prepare")
-            account = read_json(Path(target) / "prepare/account.json")
-        right = "as published" if account["rows_read_for"] == rows else f"NOT {rows}"
-        print(f"{name}: {account['rows_read_for']}, {right}; set aside: {account['set_aside']}")
+            stats = read_json(Path(target) / "prepare/report/stats.json")
+        right = "as published" if stats["rows_read_for"] == rows else f"NOT {rows}"
+        print(f"{name}: {stats['rows_read_for']}, {right}; rejected: {stats['rejected']}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ on the way through more updates. Each round has a seed of its own; losses are me
 
 At their best, the others get length grouping, our allocator and no checkpointing of activations. Grouping makes them
 faster and what they learn in an update less; our batches are by chance, as those of the others as started. What came of
-it stands in the README, under Training.
+it stands in docs/training.md.
 """
 
 import json
@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -41,22 +42,21 @@ from transformers import (
 )
 
 from stages import prepare, tokenize
-from stages.lib import fitting
-from stages.lib.devices import bfloat16_wanted, own_device, peak_memory
-from stages.lib.families import causal, family_of
-from stages.lib.families.family import IGNORED
-from stages.lib.losses import pair_losses
-from stages.lib.models import base_model, parameter_count
-from stages.lib.pairs import Pair, Pairs, write_pairs
-from stages.lib.params.fit import Fit
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.process import keep_freed_memory
+from stages.lib.models.devices import own_device, peak_memory, uses_bfloat16
+from stages.lib.models.families import causal, interface_of
+from stages.lib.models.families.interface import IGNORED
+from stages.lib.models.loading import base_model, parameter_count
+from stages.lib.models.losses import example_losses
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.process import keep_freed_memory
-from stages.lib.vocabulary import open_vocabulary
-from stages.lib.watching import Progress
-from tests.build import PROJECT, scratch_model, section
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
+from stages.lib.training import fit as fitting
+from stages.lib.training import trainer
+from stages.lib.training.callbacks import Progress
+from tests.build import PROJECT, fit_settings, scratch_model, section
 
 LEARNING_RATE = 1e-3
 HAS_GPU = torch.cuda.is_available()
@@ -110,15 +110,15 @@ def main() -> None:
 def _prepared(setup: Setup, folder: Path) -> None:
     files = {"train": "places.csv", "source": "{facts}", "target": "{text}", "validation": None, "test": None}
     prepare.run(section(Prepare, **files), 1, PROJECT / "data/raw/data_to_text", folder / "prepare")
-    settings = section(Tokenize, vocabulary_size=setup.vocabulary), section(Model)
-    tokenize.run(*settings, processes=1, source=folder / "prepare", target=folder / "tokenize")
+    model = scratch_model({"vocabulary_size": setup.vocabulary, "model_type": "gpt2"})
+    tokenize.run(section(Tokenize), model, workers=1, source=folder / "prepare", target=folder / "tokenize")
     for split in ("train", "validation"):
-        pairs = list(Pairs(folder / "tokenize" / split))
+        pairs = list(TokenizedDataset(folder / "tokenize" / split))
         long = [_longer(pairs, at, setup.facts) for at in range(len(pairs))]
-        write_pairs(folder / split, [long])
+        write_tokenized_examples(folder / split, [long])
 
 
-def _longer(pairs: list[Pair], at: int, facts: int) -> Pair:
+def _longer(pairs: list[TokenizedExample], at: int, facts: int) -> TokenizedExample:
     others = [pairs[(at + step * 37) % len(pairs)].source_ids for step in range(at % (2 * facts - 1))]
     return pairs[at]._replace(source_ids=[*(i for own in others for i in own), *pairs[at].source_ids])
 
@@ -181,7 +181,7 @@ def _run(setup: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
 
 def _matmul_peak() -> float:
     """FLOP/s of large products, in the precision of training, the best of several."""
-    size, kind = 8192 if HAS_GPU else 2048, torch.bfloat16 if bfloat16_wanted("auto") else torch.float32
+    size, kind = 8192 if HAS_GPU else 2048, torch.bfloat16 if uses_bfloat16("auto") else torch.float32
     one, other = (torch.randn(size, size, dtype=kind, device=own_device()) for _ in range(2))
     best = float("inf")
     for _ in range(12):
@@ -193,7 +193,9 @@ def _matmul_peak() -> float:
 
 def _now() -> float:
     """Seconds, when all is done that the device was told before."""
-    return fitting._now(own_device())
+    if HAS_GPU:
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 class Stopwatch(TrainerCallback):
@@ -239,8 +241,8 @@ class Task:
     setup: Setup
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    train: Pairs
-    validation: Pairs
+    train: TokenizedDataset
+    validation: TokenizedDataset
     folder: Path
     seed: int
     watch: Stopwatch
@@ -249,13 +251,13 @@ class Task:
 def worker(setup_name: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
     """One contender, in this process."""
     torch.manual_seed(seed)
-    setup, tokenizer = SETUPS[setup_name], open_vocabulary(folder / "tokenize/tokenizer")
+    setup, tokenizer = SETUPS[setup_name], load_tokenizer(folder / "tokenize/tokenizer")
     network = base_model(scratch_model(setup.architecture), tokenizer, [], dropout=0.1, seed=seed)
     network.resize_token_embeddings(setup.vocabulary)
-    train, validation = Pairs(folder / "train"), Pairs(folder / "validation", first=64)
+    train, validation = TokenizedDataset(folder / "train"), TokenizedDataset(folder / "validation", first=64)
 
     def loss() -> float:
-        losses = list(pair_losses(network, validation, 16))
+        losses = list(example_losses(network, validation, 16))
         return sum(own for _, own, _ in losses) / sum(tokens for _, _, tokens in losses)
 
     watch = Stopwatch(setup.steps // setup.points, loss)
@@ -292,14 +294,13 @@ def with_liger(task: Task) -> None:
 
 def _fit(task: Task, **options: Any) -> None:
     setup = task.setup
-    settings = section(
-        Fit,
+    settings = fit_settings(
         epochs=(setup.steps - 0.5) / math.ceil(len(task.train) / setup.batch),
         batch_size=setup.batch,
         learning_rate=LEARNING_RATE,
         schedule="linear",
         warmup_fraction=0.0,
-        validations=1,
+        evals_per_run=1,
         weight_decay=0.0,
         precision="auto",
         seed=task.seed,
@@ -320,8 +321,10 @@ def _fit(task: Task, **options: Any) -> None:
 
     vars(fitting)["Progress"] = Watched
     few = task.folder / "few"
-    write_pairs(few, [[task.validation[0]]])
-    fitting.fit(task.network, task.train, Pairs(few), settings, section(Machine), task.folder / "fit", "ours")
+    write_tokenized_examples(few, [[task.validation[0]]])
+    fitting.fit(
+        task.network, task.train, TokenizedDataset(few), settings, section(Machine), task.folder / "fit", "ours"
+    )
 
 
 def without_allocator(task: Task) -> None:
@@ -329,13 +332,13 @@ def without_allocator(task: Task) -> None:
 
 
 def in_parts(task: Task) -> None:
-    causal.Causal.lies_flat = lambda *args: False  # type: ignore
+    causal.Causal.supports_packing = lambda *args: False  # type: ignore
     ours(task)
 
 
 def padded(task: Task) -> None:
-    vars(fitting)["_PART_COST"] = {"cpu": 10**9}
-    vars(fitting)["_PART_TOKENS"] = {"cpu": None}
+    vars(trainer)["_MICRO_BATCH_COST"] = {"cpu": 10**9}
+    vars(trainer)["_MICRO_BATCH_TOKENS"] = {"cpu": None}
     in_parts(task)
 
 
@@ -368,7 +371,7 @@ def trainer_as_started(task: Task) -> None:
 
 def trainer_at_its_best(task: Task, **options: Any) -> None:
     keep_freed_memory()
-    _trainer(task, train_sampling_strategy="group_by_length", bf16=bfloat16_wanted("auto"), **options)
+    _trainer(task, train_sampling_strategy="group_by_length", bf16=uses_bfloat16("auto"), **options)
 
 
 def trainer_compiled(task: Task) -> None:
@@ -376,7 +379,7 @@ def trainer_compiled(task: Task) -> None:
 
 
 def _trainer(task: Task, **options: Any) -> None:
-    is_seq2seq = family_of(task.network).name == "seq2seq"
+    is_seq2seq = interface_of(task.network).name == "seq2seq"
     rows = [_row(pair, is_seq2seq) for pair in task.train]
     collator = DataCollatorForSeq2Seq(task.tokenizer, model=task.network if is_seq2seq else None)
     classes: Any = (Seq2SeqTrainer, Seq2SeqTrainingArguments) if is_seq2seq else (Trainer, TrainingArguments)
@@ -386,7 +389,7 @@ def _trainer(task: Task, **options: Any) -> None:
     trainer.train()
 
 
-def _row(pair: Pair, is_seq2seq: bool) -> dict[str, list[int]]:
+def _row(pair: TokenizedExample, is_seq2seq: bool) -> dict[str, list[int]]:
     if is_seq2seq:
         return {"input_ids": pair.source_ids, "labels": pair.target_ids}
     ids = pair.source_ids + pair.target_ids
@@ -435,7 +438,7 @@ def _sft(task: Task, **options: Any) -> None:
         }
         for pair in task.train
     ]
-    arguments = SFTConfig(**_shared(task), bf16=bfloat16_wanted("auto"), completion_only_loss=True, **options)
+    arguments = SFTConfig(**_shared(task), bf16=uses_bfloat16("auto"), completion_only_loss=True, **options)
     trainer = SFTTrainer(
         task.network,
         arguments,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.lib.params import Section
+from stages.lib.core.params import Section
 
 Metric = Literal[
     "bleu", "chrf", "ter", "rouge", "gleu", "exact_match", "token_f1", "answer_overlap", "accuracy", "macro_f1"
@@ -12,7 +12,7 @@ Metric = Literal[
 
 
 class Task(Section):
-    """What a scenario says."""
+    """The part of a scenario."""
 
     metrics: list[Metric]
 

@@ -1,38 +1,60 @@
-"""Section `model`: which pretrained weights, or which architecture."""
+"""Section `model`: the model that is fine-tuned, and the architectures of models from random weights."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from stages.lib.params import Section, suggestion
+from stages.lib.core.params import Section
 
-# what a user chooses among; the family of an encoder depends on the task too
-Kind = Literal["causal", "seq2seq", "encoder"]
+# an encoder becomes a classifier for label tasks, and a bert2bert generator for text
+Family = Literal["causal", "seq2seq", "encoder"]
+PreTokenizer = Literal["words", "whitespace"]
+
+# 256 bytes and the special tokens of an encoder must fit
+MIN_VOCABULARY_SIZE = 260
+
+
+class Architecture(Section):
+    """A model of random weights: its model_type in transformers, the settings of that type's configuration (further
+    names, which transformers checks), and the vocabulary that is learned from the train split."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_type: str
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)]
+    pre_tokenizer: PreTokenizer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the configuration."""
+        return dict(self.model_extra or {})
 
 
 class Model(Section):
+    """`scratch` is None where training starts from a checkpoint."""
+
+    of_architecture: ClassVar[str | None] = "scratch"
+
     name: Annotated[str, Field(min_length=1)]
     revision: str
     folder: str
-    family: Kind | None
-    remote_code_of: str | None
+    family: Family | None
+    trust_remote_code: str | None
     architecture: str
-    architectures: dict[str, dict[str, Any]]
+    scratch: Architecture | None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.name.startswith((".", "/", "~")):
             raise ValueError(f"name: `{self.name}` is a path; write `name: folder` and put the path in `folder`")
-        if self.architecture not in self.architectures:
-            known = suggestion(self.architecture, self.architectures)
-            raise ValueError(f"architecture: `{self.architecture}` is none of architectures{known}")
-        for name, settings in self.architectures.items():
-            if "model_type" not in settings:
-                raise ValueError(f"architectures -> {name} -> model_type: missing, for example `gpt2`")
-        if self.remote_code_of not in (None, self.place()):
-            raise ValueError(f"remote_code_of: `{self.remote_code_of}` is not the model in use, {self.place()}")
+        if self.name == "scratch":
+            raise ValueError("name: `scratch` is no model; for random weights set architecture to one of architectures")
+        if self.trust_remote_code not in (None, self.name_or_path):
+            raise ValueError(
+                f"trust_remote_code: `{self.trust_remote_code}` is not the model in use, {self.name_or_path}"
+            )
         return self
 
-    def place(self) -> str:
-        """Where `from_pretrained` looks: a local folder, or a name on the hub."""
+    @property
+    def name_or_path(self) -> str:
+        """What `from_pretrained` takes: a local folder, or a name on the hub."""
         return self.folder if self.name == "folder" else self.name

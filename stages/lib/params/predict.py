@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.lib.params import Section
+from stages.lib.core.params import Section
 
 
 class Task(Section):
-    """What a scenario says."""
+    """The part of a scenario."""
 
     strategy: Literal["greedy", "beam", "sample"] = "greedy"
     max_new_tokens: Annotated[int, Field(ge=1)]
@@ -17,11 +17,10 @@ class Task(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_k: Annotated[int, Field(ge=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    opening_tokens: Annotated[int, Field(ge=0)] = 16
+    prefix_tokens: Annotated[int, Field(ge=0)] = 16
 
 
 class Predict(Task):
     of_scenario = frozenset(Task.model_fields)
 
     seed: Annotated[int, Field(ge=0)]
-    before_training: bool

@@ -1,12 +1,12 @@
 """Section `prepare`: where the raw text is, how it is read, cleaned and checked, and how it is split."""
 
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from stages.lib.params import Section
-from stages.lib.templates import Template
+from stages.lib.core.params import Section
+from stages.lib.core.templates import Template
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -21,7 +21,7 @@ class Hub(Section):
 
 
 class Reading(Section):
-    kind: Literal["csv", "tsv", "json", "jsonl", "parquet", "text", "dialog"] | None = None
+    format: Literal["csv", "tsv", "json", "jsonl", "parquet", "text", "dialog"] | None = None
     encoding: str = "utf-8"
     columns: list[str] | None = None
     records: str | None = None
@@ -61,13 +61,13 @@ class Range(Section):
     max: Count | None
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Range":
+    def _ordered(self) -> Self:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}: no text can be kept")
         return self
 
 
-class Lengths(Section):
+class LengthLimits(Section):
     source_characters: Range
     source_words: Range
     target_characters: Range
@@ -76,18 +76,18 @@ class Lengths(Section):
 
 class Duplicates(Section):
     compare: Literal["pair", "source", "target"]
-    in_train: Literal["set_aside", "keep"]
+    in_train: Literal["drop", "keep"]
     near: Annotated[float, Field(ge=0.5, le=1)] | None
 
 
-class Split(Section):
+class SplitRule(Section):
     by: Literal["hash", "group", "stratum", "order"] = "hash"
     field: str | None = None
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
 
     @model_validator(mode="after")
-    def _field_where_needed(self) -> "Split":
+    def _field_where_needed(self) -> Self:
         if self.by in ("group", "stratum") and self.field is None:
             raise ValueError(f"by: {self.by} needs `field`, the column that holds it")
         if self.by == "hash" and self.field is not None:
@@ -98,13 +98,13 @@ class Split(Section):
 
 
 class Limits(Section):
-    max_set_aside_fraction: Fraction
+    max_rejected_fraction: Fraction
     max_duplicate_fraction: Fraction
     max_leak_fraction: Fraction
 
 
 class Task(Section):
-    """What a scenario says."""
+    """The part of a scenario."""
 
     train: Files
     validation: Files | None = None
@@ -116,7 +116,7 @@ class Task(Section):
     messages: str | None = None
     labels: dict[str, str] | None = None
     group_references: bool = True
-    split: Split = Split()
+    split: SplitRule = SplitRule()
 
 
 class Prepare(Task):
@@ -125,7 +125,7 @@ class Prepare(Task):
     folder: str
     clean: Clean
     mask: Mask
-    lengths: Lengths
+    lengths: LengthLimits
     duplicates: Duplicates
     limits: Limits
     shown_examples: Count
@@ -159,7 +159,7 @@ class Prepare(Task):
         return self.group_references and self.source is not None and self.labels is None
 
     @model_validator(mode="after")
-    def _one_kind_of_row(self) -> "Prepare":
+    def _one_kind_of_row(self) -> Self:
         if (self.target is None) == (self.messages is None):
             raise ValueError("give either `target` (and `source`, for other than free text) or `messages`")
         if self.messages is not None and self.source is not None:

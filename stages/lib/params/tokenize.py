@@ -1,16 +1,13 @@
 """Section `tokenize`: how text becomes token ids."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.lib.params import Section
-
-# 256 bytes and the special tokens of an encoder must fit
-MIN_VOCABULARY = 260
+from stages.lib.core.params import Section
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Splits = Literal["words", "blanks"]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Languages(Section):
@@ -21,27 +18,25 @@ class Languages(Section):
 
 
 class Task(Section):
-    """What a scenario says."""
+    """The part of a scenario."""
 
     prompt: str = "{source}\n"
     languages: Languages = Languages()
-    max_source_tokens: Annotated[int, Field(ge=1)]
-    max_target_tokens: Annotated[int, Field(ge=1)]
-    long_source: Literal["set_aside", "cut_start", "cut_end", "fail"] = "set_aside"
-    long_target: Literal["set_aside", "split", "fail"] = "set_aside"
+    max_source_tokens: Count
+    max_target_tokens: Count
+    truncation: Literal["drop", "left", "right", "fail"] = "drop"
+    long_target: Literal["drop", "split", "fail"] = "drop"
     overlap_tokens: Annotated[int, Field(ge=0)] = 0
-    pack: bool = False
+    packing: bool = False
 
 
 class Tokenize(Task):
     of_scenario = frozenset(Task.model_fields)
 
     as_chat: bool
-    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY)]
-    vocabulary_splits: Splits
-    untrainable: Literal["fail", "set_aside"]
-    max_set_aside_fraction: Fraction
-    max_cut_fraction: Annotated[float, Field(ge=0, le=1)]
+    untrainable: Literal["fail", "drop"]
+    max_rejected_fraction: Fraction
+    max_truncated_fraction: Annotated[float, Field(ge=0, le=1)]
     shown_examples: Annotated[int, Field(ge=0)]
 
     @field_validator("prompt")
@@ -52,9 +47,9 @@ class Tokenize(Task):
         return prompt
 
     @model_validator(mode="after")
-    def _pieces_advance(self) -> "Tokenize":
-        if self.pack and self.long_target != "split":
-            raise ValueError("pack: documents are cut into pieces, long ones too; write long_target: split")
+    def _pieces_advance(self) -> Self:
+        if self.packing and self.long_target != "split":
+            raise ValueError("packing: documents are cut into pieces, long ones too; write long_target: split")
         if self.overlap_tokens and self.long_target != "split":
             raise ValueError("overlap_tokens: only pieces overlap; write long_target: split, or 0")
         if self.overlap_tokens >= self.max_target_tokens:

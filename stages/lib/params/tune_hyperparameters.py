@@ -4,11 +4,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from stages.lib.params import Section, suggestion
+from stages.lib.core.params import Section, suggestion
 from stages.lib.params.fit import Fit
-
-# settings of `fit` that concern the stage `train` alone
-UNHEEDED = ("epochs", "processes", "nodes", "rendezvous", "sharded", "choose_by", "choose_examples", "average_best")
 
 
 class Dimension(Section):
@@ -48,8 +45,6 @@ class TuneHyperparameters(Section):
         for name, dimension in search.items():
             if name not in Fit.model_fields:
                 raise ValueError(f"{name}: no such parameter of fit{suggestion(name, Fit.model_fields)}")
-            if name in UNHEEDED:
-                raise ValueError(f"{name}: trials don't heed it")
             if name in ("freeze", "adapters"):
                 raise ValueError(f"{name}: only settings of one value can be searched")
             form: Any = Annotated[Fit.model_fields[name].annotation, Fit.model_fields[name]]

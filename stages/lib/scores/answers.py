@@ -1,20 +1,18 @@
-"""Short answers, compared as SQuAD does: without case, signs and articles, with the best of several references."""
+"""Short answers, compared as SQuAD does: without case, punctuation and articles, and with the best of several
+references."""
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
+from typing import Any
 
-from sacrebleu.metrics.bleu import BLEU
-
+from stages.lib.core.words import answer_words, shared_words
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.predictions import Prediction
+from stages.lib.records.predictions import Prediction
 from stages.lib.scores.score import Score, mean
 
 _HOW = "norm:squad|refs:best|mean:texts"
 _BETA = 1.2  # recall counts more than precision: the convention of captioning (Chen et al. 2015) and TweetQA
-_BLEU1 = BLEU(tokenize="none", max_ngram_order=1, smooth_method="none", effective_order=True, force=True)
 
 
 def exact_match(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
@@ -24,11 +22,11 @@ def exact_match(predictions: Sequence[Prediction], params: Evaluate) -> dict[str
 
 def token_f1(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
     """F1 of the words that answer and reference share (Rajpurkar et al. 2016)."""
-    return {"token_f1": Score(_best_of_each(predictions, _shared_words), _HOW)}
+    return {"token_f1": Score(_best_of_each(predictions, shared_words), _HOW)}
 
 
 def answer_overlap(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
-    """BLEU-1 and ROUGE-L of each answer, as TweetQA (Xiong et al. 2019) takes them."""
+    """BLEU-1 and ROUGE-L of each answer, as in TweetQA (Xiong et al. 2019)."""
     return {
         "answer_bleu1": Score(_best_of_each(predictions, _bleu1), f"{_HOW}|sacrebleu:{version('sacrebleu')}"),
         "answer_rougeL": Score(_best_of_each(predictions, _rouge_l), f"{_HOW}|beta:{_BETA}"),
@@ -38,28 +36,24 @@ def answer_overlap(predictions: Sequence[Prediction], params: Evaluate) -> dict[
 def _best_of_each(
     predictions: Sequence[Prediction], likeness: Callable[[Sequence[str], Sequence[str]], float]
 ) -> float:
-    """0 to 100, of a likeness of words that is 0 to 1."""
+    """Mean over the predictions, 0 to 100. `likeness` compares two lists of words, 0 to 1."""
     return 100 * mean(
-        max(likeness(_words(own.prediction), _words(reference)) for reference in own.references) for own in predictions
+        max(likeness(answer_words(own.prediction), answer_words(reference)) for reference in own.references)
+        for own in predictions
     )
-
-
-def _words(text: str) -> list[str]:
-    text = "".join(character for character in text.lower() if character not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def _shared_words(answer: Sequence[str], truth: Sequence[str]) -> float:
-    if not answer or not truth:  # nothing is right only where nothing was asked for
-        return float(answer == truth)
-    same = (Counter(answer) & Counter(truth)).total()
-    return 2 * same / (len(answer) + len(truth))
 
 
 def _bleu1(answer: Sequence[str], truth: Sequence[str]) -> float:
     if not answer or not truth:
         return float(answer == truth)
-    return float(_BLEU1.sentence_score(" ".join(answer), [" ".join(truth)]).score) / 100
+    return float(_bleu1_metric().sentence_score(" ".join(answer), [" ".join(truth)]).score) / 100
+
+
+@cache
+def _bleu1_metric() -> Any:
+    from sacrebleu.metrics.bleu import BLEU  # a second to import
+
+    return BLEU(tokenize="none", max_ngram_order=1, smooth_method="none", effective_order=True, force=True)
 
 
 def _rouge_l(answer: Sequence[str], truth: Sequence[str]) -> float:
@@ -71,7 +65,7 @@ def _rouge_l(answer: Sequence[str], truth: Sequence[str]) -> float:
 
 
 def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest one."""
+    """Length of the longest common subsequence."""
     row = [0] * (len(second) + 1)
     for word in first:
         above = row

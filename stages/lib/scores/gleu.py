@@ -1,5 +1,5 @@
-"""GLEU for rewriting (Napoles et al. 2015, as revised in "GLEU Without Tuning", 2016): what a text shares with its
-reference counts for it, what it has left of the source that the reference has not counts against it."""
+"""GLEU for rewriting (Napoles et al. 2015, as revised in "GLEU Without Tuning", 2016): n-grams that a text shares with
+its reference count for it. N-grams that it keeps from the source, but the reference does not, count against it."""
 
 import math
 from collections import Counter
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.predictions import Prediction
+from stages.lib.records.predictions import Prediction
 from stages.lib.scores.score import Score, ngrams
 
 _ORDER = 4
-_DRAWS = 500  # of one reference for each text, where there are several: the paper's number
+_DRAWS = 500  # where texts have several references: each draw takes one for each text (the number of the paper)
 
 Statistics = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 def gleu(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
-    """Corpus GLEU over words at blanks; where texts have several references, the mean over draws of one of them."""
+    """Corpus GLEU over words between blanks. With several references, the mean over draws of one for each text."""
     rows = [[_statistics(own, reference) for reference in own.references] for own in predictions]
     most = max(map(len, rows))
     random = np.random.default_rng(0)
@@ -31,13 +31,14 @@ def gleu(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score
 
 
 def _statistics(prediction: Prediction, reference: str) -> Statistics:
-    """Words of text and reference, then for each order the n-grams that count and all n-grams of the text."""
+    """Numbers: words of the text and of the reference; then for each order, n-grams that count and all n-grams of the
+    text."""
     text, source, truth = (text.split() for text in (prediction.prediction, prediction.source, reference))
     counts = [len(text), len(truth)]
     for n in range(1, _ORDER + 1):
-        own, wanted, old = (Counter(ngrams(words, n)) for words in (text, truth, source))
-        left = Counter({ngram: count for ngram, count in old.items() if ngram not in wanted})
-        counts += [max((own & wanted).total() - (own & left).total(), 0), own.total()]
+        own, wanted, before = (Counter(ngrams(words, n)) for words in (text, truth, source))
+        kept = Counter({ngram: count for ngram, count in before.items() if ngram not in wanted})
+        counts += [max((own & wanted).total() - (own & kept).total(), 0), own.total()]
     return np.array(counts, np.int64)
 
 

@@ -1,15 +1,16 @@
-"""Scores of predicted texts, 0 to 100 unless said otherwise: by the metrics that the scenario names."""
+"""The scores of predicted texts, by the metrics that the scenario names: 0 to 100, unless a metric says otherwise."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from stages.lib.params.evaluate import Evaluate, Metric
-from stages.lib.predictions import Prediction
+from stages.lib.records.predictions import Prediction
 from stages.lib.scores.answers import answer_overlap, exact_match, token_f1
+from stages.lib.scores.bleu_chrf_ter import bleu, chrf, ter
 from stages.lib.scores.gleu import gleu
 from stages.lib.scores.labels import accuracy, macro_f1
-from stages.lib.scores.meaning import meaning
-from stages.lib.scores.overlap import bleu, chrf, rouge, ter
+from stages.lib.scores.rouge import rouge
 from stages.lib.scores.score import Score
+from stages.lib.scores.semantic_similarity import semantic_similarity
 
 _METRICS: Mapping[Metric, Callable[[Sequence[Prediction], Evaluate], dict[str, Score]]] = {
     "bleu": bleu,
@@ -26,7 +27,7 @@ _METRICS: Mapping[Metric, Callable[[Sequence[Prediction], Evaluate], dict[str, S
 
 
 def text_scores(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
-    """Name -> score, in the order of `params.metrics`, and likeness of meaning last where an encoder is named.
+    """Name -> score, in the order of `params.metrics`. Semantic similarity is the last, if an encoder is named.
 
     Raises:
         UserError: the sentence encoder can't be loaded.
@@ -34,4 +35,4 @@ def text_scores(predictions: Sequence[Prediction], params: Evaluate) -> dict[str
     scores: dict[str, Score] = {}
     for metric in params.metrics:
         scores |= _METRICS[metric](predictions, params)
-    return scores | meaning(predictions, params)
+    return scores | semantic_similarity(predictions, params)

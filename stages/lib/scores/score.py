@@ -1,4 +1,4 @@
-"""A score: a number with the signature that says how it was taken; and what many are made of."""
+"""A score, and what many metrics share: means and n-grams."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
+    """`signature` says how the value was computed: two values of different signatures can't be compared."""
+
     value: float
     signature: str
 

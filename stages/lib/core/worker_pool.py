@@ -1,0 +1,80 @@
+"""Batches of bounded size, and a pool of processes that returns their results in order."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from stages.lib.core.process import UserError, die_with_parent
+
+T = TypeVar("T")
+R = TypeVar("R")
+_NONE: Any = object()
+
+
+def in_batches(
+    items: Iterable[T], size: Callable[[T], int], max_items: int, max_size: int = 4 << 20
+) -> Iterator[list[T]]:
+    """A batch ends with the item that fills it. Only a single huge item makes a huge batch."""
+    batch: list[T] = []
+    filled = 0
+    for item in items:
+        batch.append(item)
+        filled += size(item)
+        if len(batch) == max_items or filled >= max_size:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+def ordered_map(work: Callable[[T], R], batches: Iterable[T], workers: int | None) -> Iterator[R]:
+    """`work(batch)` for every batch, in order. At most two batches per worker process wait. None: one worker per core.
+
+    A single batch is processed here: to start workers would take longer.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    workers = workers or available_cores()
+    rest = iter(batches)
+    first = list(islice(rest, 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(work, chain(first, rest))
+        return
+    # spawn: a fork would copy the locks of Arrow's threads, but not the threads that release them
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for batch in chain(first, rest):
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, probably because memory ran out; lower machine.data_workers"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prefetched(items: Iterable[T]) -> Iterator[T]:
+    """The same items. A thread makes the next one meanwhile: it pays off if that releases Python's lock."""
+    rest = iter(items)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, rest, _NONE)
+        while (item := following.result()) is not _NONE:
+            following = thread.submit(next, rest, _NONE)
+            yield item
+
+
+def available_cores() -> int:
+    """The cores that this process may use. In a container, the machine may have more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

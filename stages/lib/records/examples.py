@@ -1,0 +1,85 @@
+"""An example: a source with its targets, or a conversation. `prepare` writes examples; later stages read them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from stages.lib.core.files import read_json, write_json
+from stages.lib.core.shards import count_rows, read_tables, write_shards
+from stages.lib.core.worker_pool import in_batches
+from stages.lib.records.chats import Turn, render
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+
+_SCHEMA = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("targets", pa.list_(pa.string())), ("turns", TURNS)]
+)
+_BATCH_EXAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class Question:
+    """The input of a model, and the correct outputs. An example is one question; a conversation has one per answer."""
+
+    id: str
+    source: str
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """`id` is a hash of the content: it stays the same when other rows are added. Free text has an empty source. A
+    conversation has `turns`, an empty source, and its answers as targets."""
+
+    id: str
+    source: str
+    targets: list[str]
+    turns: list[Turn] = field(default_factory=list)
+
+    def characters(self) -> int:
+        texts = [turn.text for turn in self.turns] or [self.source, *self.targets]
+        return sum(map(len, texts))
+
+    def questions(self) -> Iterator[Question]:
+        if not self.turns:
+            yield Question(self.id, self.source, self.targets)
+        answers = [place for place, turn in enumerate(self.turns) if turn.role == "assistant"]
+        for number, place in enumerate(answers):
+            yield Question(answer_id(self.id, number), render(self.turns[:place]), [self.turns[place].text])
+
+
+def answer_id(example: str, number: int) -> str:
+    return f"{example}-{number + 1}"
+
+
+def write_examples(folder: Path, examples: Iterable[Example]) -> None:
+    batches = in_batches(examples, Example.characters, _BATCH_EXAMPLES)
+    write_shards(folder, _SCHEMA, (pa.Table.from_pylist(list(map(asdict, b)), schema=_SCHEMA) for b in batches))
+
+
+def read_examples(folder: Path) -> Iterator[Example]:
+    tables = read_tables(folder, _SCHEMA, _BATCH_EXAMPLES)
+    return (
+        Example(**record | {"turns": [Turn(**turn) for turn in record["turns"]]})
+        for table in tables
+        for record in table.to_pylist()
+    )
+
+
+def write_labels(path: Path, labels: Sequence[str]) -> None:
+    """The words that a target can be, in the order of their numbers; an empty list for free text."""
+    write_json(path, {"labels": labels})
+
+
+def read_labels(path: Path) -> list[str]:
+    return [str(label) for label in read_json(path)["labels"]]
+
+
+def count_examples(folder: Path) -> int:
+    return count_rows(folder)

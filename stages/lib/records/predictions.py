@@ -1,0 +1,36 @@
+"""A prediction: a generated text with its example, as `predict` writes it and `evaluate` reads it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from stages.lib.core.files import read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`finish_reason` says why the text ends: at its end token, or at predict.max_new_tokens. `reference_truncated` is
+    true for free text whose document is longer than its reference: a text without an end is no fault there.
+
+    `reference_nats` is the loss on the references, summed over their `reference_tokens` (end tokens included) and
+    `reference_bytes`. All three leave out references that were too long to be tokenized.
+    """
+
+    id: str
+    source: str
+    references: list[str]
+    prediction: str
+    finish_reason: Literal["end", "length"]
+    reference_truncated: bool
+    reference_nats: float
+    reference_tokens: int
+    reference_bytes: int
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    write_jsonl(path, map(asdict, predictions))
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    return (Prediction(**record) for record in read_jsonl(path))

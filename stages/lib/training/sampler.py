@@ -1,0 +1,99 @@
+"""The order of training: which examples make an update, and which of them each process computes."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from stages.lib.core.worker_pool import prefetched
+from stages.lib.params.fit import Fit
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample
+from stages.lib.training.micro_batches import UpdateBatch
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class BatchSampler(Sampler[list[int]]):
+    """Every example once an epoch, in a new random order, which the seed and the epoch fix.
+
+    A batch holds `fit.batch_size` examples, or about `fit.batch_tokens` tokens, sorted by length. Of each batch,
+    process `rank` of `world_size` gets every world_size-th example, so that all get examples of like length.
+    """
+
+    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world_size: int = 1) -> None:
+        self._lengths, self._settings = lengths, settings
+        self._rank, self._world_size, self._epoch = rank, world_size, 0
+        self._count = batches_per_epoch(lengths, settings)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self._rank :: self._world_size].tolist() for batch in self.batches(self._epoch))
+
+    def at(self, step: int) -> list[int]:
+        """The whole batch of an update, counted from 0."""
+        epoch, place = divmod(step, self._count)
+        return list(self.batches(epoch)[place].tolist())
+
+    def batches(self, epoch: int) -> list[Indices]:
+        order = np.random.default_rng((self._settings.seed, epoch)).permutation(len(self._lengths))
+        batches = np.split(order, self._borders(order))
+        return [batch[np.argsort(self._lengths[batch], kind="stable")] for batch in batches]
+
+    def _borders(self, order: Indices) -> Indices:
+        if self._settings.batch_tokens is None:
+            return np.arange(self._settings.batch_size, len(order), self._settings.batch_size)
+        # a border stands where the tokens so far pass the next of equal shares: the number of batches is then the
+        # same for every order
+        lengths = self._lengths[order]
+        shares = np.arange(1, self._count) * (int(lengths.sum()) / self._count)
+        borders = np.searchsorted(np.cumsum(lengths) - lengths, shares)
+        # an example longer than a share would leave the next batch empty: each gets at least one
+        number = np.arange(1, self._count)
+        borders = np.maximum.accumulate(np.maximum(borders, number) - number) + number
+        return np.minimum(borders, len(order) - self._count + number)
+
+
+def batches_per_epoch(lengths: Indices, settings: Fit) -> int:
+    if settings.batch_tokens is None:
+        return max(1, math.ceil(len(lengths) / settings.batch_size))
+    return min(len(lengths), max(1, math.ceil(int(lengths.sum()) / settings.batch_tokens)))
+
+
+class UpdateLoader(DataLoader[Any]):
+    """Loads the share of this process in each update. The Trainer announces each epoch, which has its own order."""
+
+    def __init__(
+        self,
+        train: TokenizedDataset,
+        sampler: BatchSampler,
+        collate: Callable[[Sequence[TokenizedExample]], UpdateBatch],
+        workers: int,
+    ) -> None:
+        super().__init__(
+            train,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=_ignore_sigterm,
+        )
+        self._order = sampler
+
+    def __iter__(self) -> Iterator[UpdateBatch]:  # type: ignore[override]
+        """Each batch is made while the one before it is computed."""
+        return prefetched(super().__iter__())
+
+    def set_epoch(self, epoch: int) -> None:
+        self._order.set_epoch(epoch)
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """A whole group of processes may get the signal, and the training process still needs its loaders to save."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,50 @@
+"""The model before training -> predictions for the test split, which show what training gains.
+
+Reads:  data/prepare/test/ (the texts), data/tokenize/test/, tokenizer/ and label_ids.json (the ids), the base model.
+Writes: data/predict_base/predictions.jsonl, one prediction a line; none where `predict_base.enabled` is false.
+Random: sampling, by `predict.seed` and the source; weights that the checkpoint lacks, by `fit.seed`.
+"""
+
+from pathlib import Path
+
+from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.params import read_section
+from stages.lib.core.process import launch
+from stages.lib.generation.predicting import predictions_of
+from stages.lib.models.devices import configure_gpu
+from stages.lib.models.loading import base_model
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
+from stages.lib.params.model import Model
+from stages.lib.params.predict import Predict
+from stages.lib.params.predict_base import PredictBase
+from stages.lib.records.predictions import write_predictions
+from stages.lib.records.tokenized_examples import read_label_ids
+
+TEXTS = Path("data/prepare/test")
+IDS = Path("data/tokenize")
+TARGET = Path("data/predict_base")
+
+
+def main() -> None:
+    if not read_section(PredictBase).enabled:
+        write_predictions(TARGET / "predictions.jsonl", [])
+        print("predict-base: switched off (predict_base.enabled)")
+        return
+    configure_gpu()
+    sections = read_section(Predict), read_section(Model), read_section(Machine)
+    run(*sections, seed=read_section(Fit).seed, texts=TEXTS, ids=IDS, target=TARGET)
+
+
+def run(params: Predict, model: Model, machine: Machine, seed: int, texts: Path, ids: Path, target: Path) -> None:
+    tokenizer = load_tokenizer(ids / "tokenizer")
+    labels = [label.word for label in read_label_ids(ids / "label_ids.json")]
+    network = base_model(model, tokenizer, labels, dropout=None, seed=seed)
+    batch_size = machine.generation_batch_size
+    predictions = predictions_of(network, tokenizer, texts, ids, params, batch_size, "predict-base")
+    write_predictions(target / "predictions.jsonl", predictions)
+    print(f"predict-base: {len(predictions):,} predictions -> {target}")
+
+
+if __name__ == "__main__":
+    launch(main)

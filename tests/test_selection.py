@@ -1,0 +1,95 @@
+"""Scores that choose the best checkpoint: of the texts that a network generates for a sample of validation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.lib.generation.decoding import Decoded
+from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, write_tokenized_examples
+from stages.lib.training import selection
+from stages.lib.training.selection import make_scorer
+from tests import tiny
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Sources that were decoded, with the room for a text. Each text is that of a red cup."""
+    sources: list[Any] = []
+
+    def decode(network: Any, tokenizer: Any, given: list[list[int]], params: Any, *args: Any, **kwargs: Any) -> Any:
+        sources.append((given, params.max_new_tokens))
+        return [Decoded(tiny.text(tiny.FACTS[0]), "end") for _ in given]
+
+    monkeypatch.setattr(selection, "decode", decode)
+    return sources
+
+
+def test_the_loss_needs_no_scorer(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    assert make_scorer(tiny.settings(), tokens, [], tiny.dataset(tokens, tmp_path), 4) is None
+
+
+@pytest.mark.parametrize(("examples", "expected"), [(12, 100 / 12), (3, 100 / 3), (200, 100 / 12)])
+def test_texts_are_compared_with_their_references(
+    asked: list[Any], tmp_path: Path, examples: int, expected: float
+) -> None:
+    tokens = tiny.tokenizer()
+    settings = tiny.settings(metric_for_best_model="exact_match", generation_eval_examples=examples)
+    scorer = make_scorer(settings, tokens, [], tiny.dataset(tokens, tmp_path), 4)
+    assert scorer is not None
+    assert scorer(tiny.model(tokens)) == pytest.approx(expected)
+    ((sources, room),) = asked
+    asked_about = tiny.FACTS[:: 12 // min(examples, 12)]
+    assert sources == [tiny.example(tokens, source).source_ids for source in asked_about]
+    assert room == max(len(tiny.example(tokens, source).target_ids) for source in asked_about)
+
+
+def test_all_targets_of_one_example_are_references_of_one_text(asked: list[Any], tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    examples = [tiny.example(tokens, source)._replace(id="same") for source in tiny.FACTS[:2]]
+    write_tokenized_examples(tmp_path, [examples])
+    scorer = make_scorer(tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), 4)
+    assert scorer is not None
+    assert scorer(tiny.model(tokens)) == 100
+
+
+def test_the_last_answer_of_a_conversation_counts(asked: list[Any], tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    answer = tiny.example(tokens, tiny.FACTS[0]).target_ids
+    write_tokenized_examples(tmp_path, [[TokenizedExample("talk", [5], [6, 7, 8, *answer], [1, 2], 0)]])
+    scorer = make_scorer(tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), 4)
+    assert scorer is not None
+    assert scorer(tiny.model(tokens)) == 100
+    assert asked[0][0] == [[5, 6, 7, 8]]
+
+
+def test_labels_are_chosen_not_generated(asked: list[Any], tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    labels = [Label(word, tokens(word)["input_ids"]) for word in ("red", "blue")]
+    rows = [
+        TokenizedExample(str(n), tokens(tiny.FACTS[n])["input_ids"], labels[n % 2].target_ids, [], 0) for n in range(12)
+    ]
+    write_tokenized_examples(tmp_path, [rows])
+    scorer = make_scorer(tiny.settings(metric_for_best_model="accuracy"), tokens, labels, TokenizedDataset(tmp_path), 4)
+    assert scorer is not None
+    network: Any = tiny.model(tokens)
+    with torch.no_grad():  # it chooses blue after any source
+        network.get_input_embeddings().weight.zero_()
+        network.transformer.ln_f.bias.fill_(1.0)
+        network.get_output_embeddings().weight[labels[1].target_ids] = 1.0
+    assert scorer(network) == 50
+    assert not asked
+
+
+def test_texts_are_no_longer_than_the_model_has_positions(asked: list[Any], tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    target = [7] * 60
+    write_tokenized_examples(
+        tmp_path, [[TokenizedExample("a", [5] * 60, [7], [], 0), TokenizedExample("b", [5], target, [], 0)]]
+    )
+    scorer = make_scorer(tiny.settings(metric_for_best_model="bleu"), tokens, [], TokenizedDataset(tmp_path), 4)
+    assert scorer is not None
+    scorer(tiny.model(tokens))
+    assert asked[0][1] == 5  # 64 positions, and the last token is never read
