@@ -11,6 +11,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for stages that tests start
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: when one process has finished its tests, it takes over some of the other's."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()  # Trainer collects garbage at every start, and need not look at what was imported
 

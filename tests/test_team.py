@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 PROJECT = Path(__file__).parent.parent
 FILES = (".gitignore", ".gitattributes", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
 # the base model's chain is another repository's: its outs are nowhere, so a command that sees it fails
-BASE_MODEL = (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "dvc.lock", "params.yaml")
+BASE_MODEL = (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "params.yaml")
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},

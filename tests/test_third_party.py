@@ -1,7 +1,7 @@
 """Private names of libraries that the stages use: private_names.py lists exactly those, and the libraries have them.
 
-The code is read, not run, so what only a GPU or several processes reach is seen too. Reading can't tell whose object an
-attribute is of: a private one that no class of ours has counts as a library's.
+The source is read, not run, so code for a GPU or several processes is covered too. The source does not show which class
+an attribute belongs to: a private attribute that no class of ours has is taken for a library's.
 """
 
 import ast
@@ -20,13 +20,13 @@ import pytest
 from tests.private_names import PRIVATE, UNDOCUMENTED, Name
 
 LIBRARIES = {"accelerate", "peft", "tokenizers", "torch", "transformers"}
-OF_NAMED_TUPLES = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}  # public, for all their underscores
+OF_NAMED_TUPLES = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}  # public in spite of the underscore
 
 
 class Use(NamedTuple):
     name: str
     place: str
-    parameters: list[str] | None = None  # of a method that overrides the library's
+    parameters: list[str] | None = None  # of a method that overrides one of the library
 
 
 class Class(NamedTuple):
@@ -38,7 +38,7 @@ Found = tuple[str, int, str, list[str] | None]  # module, line, name, parameters
 
 
 @pytest.mark.parametrize("name", [*PRIVATE, *UNDOCUMENTED], ids=lambda name: name.path)
-def test_the_library_has_it_as_we_use_it(name: Name) -> None:
+def test_the_library_has_the_name(name: Name) -> None:
     library = f"{_top(name.path)} {version(_top(name.path))}"
     try:
         theirs = getattr(name.holder(), _last(name)) if name.holder else found_at(name.path)
@@ -47,15 +47,16 @@ def test_the_library_has_it_as_we_use_it(name: Name) -> None:
     for use in uses("stages"):
         if use.name == _last(name) and use.parameters is not None:
             taken = list(inspect.signature(theirs).parameters)
-            assert taken == use.parameters, f"{library} has another {name.path} than we override in {use.place}"
+            assert taken == use.parameters, f"the parameters of {name.path} in {library} are not those of {use.place}"
 
 
-def test_the_list_has_what_the_stages_use_and_no_more() -> None:
+def test_the_list_is_complete_and_has_nothing_unused() -> None:
     used, listed = {use.name for use in uses("stages")}, [_last(name) for name in PRIVATE]
     unlisted = [f"{use.name} in {use.place}" for use in uses("stages") if use.name not in listed]
-    unused = sorted({*listed} - used)
-    assert not unlisted, "write into private_names.py why no public name serves"
-    assert not unused, "no longer used: take it off private_names.py"
+    source = "".join(path.read_text() for path in sorted(Path("stages").rglob("*.py")))
+    unused = sorted({*listed} - used) + [name.path for name in UNDOCUMENTED if _last(name) not in source]
+    assert not unlisted, "add it to private_names.py, with the reason why no public name will do"
+    assert not unused, "no longer used: remove it from private_names.py"
     assert len(listed) == len(used), "listed twice"
 
 
@@ -83,7 +84,7 @@ PLANTED = {
 }
 
 
-def test_a_use_of_any_form_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_of_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "planted").mkdir()
     (tmp_path / "planted/__init__.py").touch()
     for name, text in PLANTED.items():
@@ -98,7 +99,7 @@ def test_a_use_of_any_form_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @cache
 def uses(package: str) -> list[Use]:
-    """Of private names of the libraries, in all modules of a package."""
+    """Uses of private names of the libraries in all modules of a package."""
     folder = _file_of(package).parent
     files = [path.relative_to(folder.parent) for path in sorted(folder.rglob("*.py"))]
     places = {".".join(file.with_suffix("").parts).removesuffix(".__init__"): str(file) for file in files}
@@ -112,7 +113,7 @@ def uses(package: str) -> list[Use]:
 
 
 def _reached(module: str, own: set[str]) -> Iterator[Found]:
-    """From outside: imports, and attributes of anything but `self`."""
+    """From outside: imports, and attributes of objects other than `self`."""
     for node in _nodes(module):
         names: list[str] = []
         match node:
@@ -129,7 +130,7 @@ def _reached(module: str, own: set[str]) -> Iterator[Found]:
 
 
 def _inherited(own: Class) -> Iterator[Found]:
-    """From inside: attributes of `self`, and what overrides, where a class of a library is above ours."""
+    """From inside: attributes of `self`, and overrides, in classes below one of a library."""
     theirs = set[str]().union(*(_members(node) for module, node in _lineage(own) if _top(module) in LIBRARIES))
     for node in ast.walk(own.node):
         match node:
@@ -142,12 +143,12 @@ def _inherited(own: Class) -> Iterator[Found]:
 
 
 def _lineage(one: Class) -> Iterator[Class]:
-    """A class and all above it whose source is Python."""
+    """A class and all classes above it that are written in Python."""
     yield one
     for base in one.node.bases:
         path = _path(base, one.module) or ""
         above = _class_at(path)
-        # of a library's own bases, some are compiled; of ours, none may be missed
+        # some bases of a library's classes are compiled; no base of ours may be missed
         assert above or _top(one.module) in LIBRARIES or _top(path) not in LIBRARIES, f"{path} is not found"
         if above:
             yield from _lineage(above)
@@ -155,20 +156,20 @@ def _lineage(one: Class) -> Iterator[Class]:
 
 @cache
 def _class_at(path: str) -> Class | None:
-    """Where the source has it, whichever modules pass it on."""
+    """Where the source defines it. The path may name a module that only imports it."""
     module, _, name = path.rpartition(".")
     if not module or not _file_of(module).is_file():
         return None
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return Class(module, node)
-    passed_on = _imports(module).get(name, path)
-    return _class_at(passed_on) if passed_on != path else None
+    origin = _imports(module).get(name, path)
+    return _class_at(origin) if origin != path else None
 
 
 @cache
 def _imports(module: str) -> dict[str, str]:
-    """What the module calls by a short name, by that name."""
+    """Short names of imports in a module -> their full paths."""
     package = module if _file_of(module).name == "__init__.py" else module.rpartition(".")[0]
     found: dict[str, str] = {}
     for node in _nodes(module):
@@ -178,20 +179,20 @@ def _imports(module: str) -> dict[str, str]:
                     alias.asname or _top(alias.name): alias.name if alias.asname else _top(alias.name)
                     for alias in aliases
                 }
-            case ast.ImportFrom(origin, aliases, level):
-                place = resolve_name("." * level + (origin or ""), package)
+            case ast.ImportFrom(source, aliases, level):
+                place = resolve_name("." * level + (source or ""), package)
                 found |= {alias.asname or alias.name: f"{place}.{alias.name}" for alias in aliases}
     return found
 
 
 def _path(base: ast.expr, module: str) -> str | None:
-    """Of a class that another one names as its base."""
+    """The full path of a base class."""
     match base:
         case ast.Name(name):
             return _imports(module).get(name, f"{module}.{name}")
         case ast.Attribute(value, name):
             return f"{_path(value, module)}.{name}"
-        case ast.Subscript(value):  # of a generic one
+        case ast.Subscript(value):  # a generic class
             return _path(value, module)
     return None
 
@@ -241,10 +242,10 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _file_of(module: str) -> Path:
-    """It may not exist. Nothing is imported, as `find_spec` would do for a module in a package."""
+    """The file may not exist. Nothing is imported; `find_spec` would import the package of a module."""
     top, *parts = module.split(".")
     spec = find_spec(top)
-    if spec is None or not spec.submodule_search_locations:  # no package, so nothing that we look into
+    if spec is None or not spec.submodule_search_locations:  # not a package, so not one that we search
         return Path(f"{module}.py")
     folder = Path(spec.submodule_search_locations[0], *parts)
     package = folder / "__init__.py"

@@ -48,9 +48,9 @@ Level = Callable[[Counts, Probabilities], Probabilities]  # n-grams, and their p
 def main() -> None:
     train, test = (TokenizedDataset(BASE / "data/tokenize" / split) for split in ("train", "test"))
     tokenizer = load_tokenizer(SHIPPED)
-    size = sum(pair.target_bytes for pair in test)
+    size = sum(example.target_bytes for example in test)
     held_out = _stream(test, tokenizer.eos_token_id)
-    every, read = (_stream(pairs, tokenizer.eos_token_id) for pairs in (train, _read_by_the_base(train)))
+    every, read = (_stream(examples, tokenizer.eos_token_id) for examples in (train, _read_by_the_base(train)))
     text = "\n".join(example.targets[0] for example in read_examples(BASE / "data/prepare/test")).encode()
     print(f"held out: {len(test):,} pieces, {size:,} bytes; bits per byte")
     for name, packed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
@@ -77,14 +77,14 @@ def _read_by_the_base(train: TokenizedDataset) -> Iterator[TokenizedExample]:
     return (train[int(index)] for batch in islice(batches, steps) for index in sorted(batch))
 
 
-def _stream(pairs: Iterable[TokenizedExample], end: int) -> Counts:
+def _stream(examples: Iterable[TokenizedExample], end: int) -> Counts:
     """All targets end to end, behind end tokens: a document begins behind the end of another."""
-    return np.concatenate([[end] * BEFORE, *(pair.target_ids for pair in pairs)]).astype(np.int64)
+    return np.concatenate([[end] * BEFORE, *(example.target_ids for example in examples)]).astype(np.int64)
 
 
 def _bits(network: PreTrainedModel, test: TokenizedDataset) -> float:
     losses = example_losses(network, test, 16)
-    return sum(nats for _, nats, _ in losses) / math.log(2) / sum(pair.target_bytes for pair in test)
+    return sum(nats for _, nats, _ in losses) / math.log(2) / sum(example.target_bytes for example in test)
 
 
 def _short_fit(train: TokenizedDataset, tokenizer: Any) -> PreTrainedModel:

@@ -42,7 +42,7 @@ STARTS = ("base", "random")
 SEEDS = (1, 2, 3)
 LEARNING_RATES = (0.00003, 0.00008, 0.00025, 0.0007, 0.002, 0.005, 0.014, 0.04)
 FIRST_TRIED = (0.0007, 0.002, 0.005)
-VALIDATION_PAIRS = 300
+VALIDATION_EXAMPLES = 300
 
 
 Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and the metric of the best
@@ -52,16 +52,16 @@ Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and th
 class Task:
     title: str
     recipe: str | None  # None: the sample, as params.yaml has it
-    pairs: int
+    examples: int
     epochs: float
     metric: Literal["bleu", "accuracy"]
 
 
 TASKS = {
-    "sample": Task("the sample, 800 pairs", None, 800, 1.5, "bleu"),
-    "e2e": Task("E2E, 500 pairs", "e2e", 500, 3.0, "bleu"),
+    "sample": Task("the sample, 800 examples", None, 800, 1.5, "bleu"),
+    "e2e": Task("E2E, 500 examples", "e2e", 500, 3.0, "bleu"),
     "sst2": Task("SST-2, 2,000 sentences", "sst2", 2000, 4.0, "accuracy"),
-    "style": Task("Shakespeare style, 1,000 pairs", "shakespeare_style", 1000, 1.0, "bleu"),
+    "style": Task("Shakespeare style, 1,000 examples", "shakespeare_style", 1000, 1.0, "bleu"),
 }
 
 
@@ -102,7 +102,7 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
 
 
 def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
-    """Evenly spaced pairs of the task as token ids of the base, which both starts read."""
+    """Evenly spaced examples of the task as token ids of the base, which both starts read."""
     params = Path(shutil.copy("params.yaml", folder))
     if task.recipe:
         apply(task.recipe, str(real_data), params)
@@ -112,7 +112,7 @@ def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
     limits = {"max_rejected_fraction": 0.5, "untrainable": "drop"}
     tokenization = read_section(Tokenize, params).model_copy(update=limits)
     tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
-    for split, most in (("train", task.pairs), ("validation", VALIDATION_PAIRS)):
+    for split, most in (("train", task.examples), ("validation", VALIDATION_EXAMPLES)):
         every = list(TokenizedDataset(folder / "tokenize" / split))
         write_tokenized_examples(folder / split, [[every[len(every) * at // most] for at in range(most)]])
 
@@ -153,7 +153,7 @@ def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     curve = fit(network, train, validation, settings, section(Machine), folder / "fit", task.title)
     shutil.rmtree(folder / "fit")
     judged = settings.model_copy(
-        update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_PAIRS}
+        update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_EXAMPLES}
     )
     scorer = make_scorer(judged, tokenizer, labels, validation, 64)
     assert scorer is not None

@@ -1,18 +1,17 @@
-"""Training against transformers' Trainer and TRL's SFTTrainer, which the extra `bench` installs, on the sample.
+"""Training speed against transformers' Trainer and TRL's SFTTrainer (extra `bench`), on the sample.
 
-Run: `python -m tests.benchmarks.training_speed [SETUP ...]`, on a machine that does nothing else. The same model,
-weights, pairs, pairs in an update, optimiser, schedule and number of updates for all; float32, and on a GPU bfloat16,
-but for Trainer as started, which keeps float32 there. Each contender runs in a process of its own, in turn, so that a
-slow minute of the machine meets all of them; medians are compared. What counts is the tokens of the pairs in the
-batches, without pads, since by chance these are long or short ones. A step is timed from its begin to its end by a
-callback, and the first ones do not count.
+Run: `python -m tests.benchmarks.training_speed [SETUP ...]`, on a machine that does nothing else. All have the same
+model, weights, examples, examples in an update, optimiser, schedule and number of updates. The precision is float32; on
+a GPU it is bfloat16, except for Trainer as started, which keeps float32. Each contender runs in a process of its own,
+in turn, so that a slow minute of the machine meets all of them; medians are compared. Tokens are counted without pads.
+A callback times each step, and the first steps do not count.
 
-What all have learned is shown by the loss on the same validation pairs, by the same code, at the end, and for `curves`
-on the way through more updates. Each round has a seed of its own; losses are means and standard deviations.
+The loss on the same validation examples, by the same code, shows what all have learned: at the end, and for `curves`
+also on the way. Each round has its own seed; losses are means and standard deviations.
 
-At their best, the others get length grouping, our allocator and no checkpointing of activations. Grouping makes them
-faster and what they learn in an update less; our batches are by chance, as those of the others as started. What came of
-it stands in docs/training.md.
+At their best, the others have length grouping, our allocator, and no checkpointing of activations. Grouping makes them
+faster, but an update teaches less. Our batches are random, as those of the others as started. docs/training.md has the
+results.
 """
 
 import json
@@ -53,7 +52,7 @@ from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
-from stages.lib.training import fit as fitting
+from stages.lib.training import fit as training
 from stages.lib.training import trainer
 from stages.lib.training.callbacks import Progress
 from tests.build import PROJECT, fit_settings, scratch_model, section
@@ -113,14 +112,14 @@ def _prepared(setup: Setup, folder: Path) -> None:
     model = scratch_model({"vocabulary_size": setup.vocabulary, "model_type": "gpt2"})
     tokenize.run(section(Tokenize), model, workers=1, source=folder / "prepare", target=folder / "tokenize")
     for split in ("train", "validation"):
-        pairs = list(TokenizedDataset(folder / "tokenize" / split))
-        long = [_longer(pairs, at, setup.facts) for at in range(len(pairs))]
+        examples = list(TokenizedDataset(folder / "tokenize" / split))
+        long = [_longer(examples, at, setup.facts) for at in range(len(examples))]
         write_tokenized_examples(folder / split, [long])
 
 
-def _longer(pairs: list[TokenizedExample], at: int, facts: int) -> TokenizedExample:
-    others = [pairs[(at + step * 37) % len(pairs)].source_ids for step in range(at % (2 * facts - 1))]
-    return pairs[at]._replace(source_ids=[*(i for own in others for i in own), *pairs[at].source_ids])
+def _longer(examples: list[TokenizedExample], at: int, facts: int) -> TokenizedExample:
+    others = [examples[(at + step * 37) % len(examples)].source_ids for step in range(at % (2 * facts - 1))]
+    return examples[at]._replace(source_ids=[*(i for own in others for i in own), *examples[at].source_ids])
 
 
 def _compare(name: str, folder: Path) -> None:
@@ -130,9 +129,8 @@ def _compare(name: str, folder: Path) -> None:
         for contender in contenders:
             results.setdefault(contender, []).append(_run(name, contender, folder, seed))
     first = results["ours"][0]
-    print(
-        f"\n{name}: {first['parameters'] / 1e6:.1f} M parameters, {setup.batch} pairs an update, {setup.steps} updates"
-    )
+    size = f"{first['parameters'] / 1e6:.1f} M parameters"
+    print(f"\n{name}: {size}, {setup.batch} examples an update, {setup.steps} updates")
     ours = statistics.median(own["tokens_a_second"] for own in results["ours"])
     print(f"{setup.rounds} rounds{'':25} tokens/s  ours is  peak GiB  loss on the way")
     for contender, runs in results.items():
@@ -181,8 +179,8 @@ def _run(setup: str, contender: str, folder: Path, seed: int) -> dict[str, Any]:
 
 def _matmul_peak() -> float:
     """FLOP/s of large products, in the precision of training, the best of several."""
-    size, kind = 8192 if HAS_GPU else 2048, torch.bfloat16 if uses_bfloat16("auto") else torch.float32
-    one, other = (torch.randn(size, size, dtype=kind, device=own_device()) for _ in range(2))
+    size, dtype = 8192 if HAS_GPU else 2048, torch.bfloat16 if uses_bfloat16("auto") else torch.float32
+    one, other = (torch.randn(size, size, dtype=dtype, device=own_device()) for _ in range(2))
     best = float("inf")
     for _ in range(12):
         begun = _now()
@@ -319,10 +317,10 @@ def _fit(task: Task, **options: Any) -> None:
             task.watch.on_step_end(*args, **kwargs)
             super().on_step_end(*args, **kwargs)
 
-    vars(fitting)["Progress"] = Watched
+    vars(training)["Progress"] = Watched
     few = task.folder / "few"
     write_tokenized_examples(few, [[task.validation[0]]])
-    fitting.fit(
+    training.fit(
         task.network, task.train, TokenizedDataset(few), settings, section(Machine), task.folder / "fit", "ours"
     )
 
@@ -331,7 +329,7 @@ def without_allocator(task: Task) -> None:
     _fit(task)
 
 
-def in_parts(task: Task) -> None:
+def by_length(task: Task) -> None:
     causal.Causal.supports_packing = lambda *args: False  # type: ignore
     ours(task)
 
@@ -339,29 +337,29 @@ def in_parts(task: Task) -> None:
 def padded(task: Task) -> None:
     vars(trainer)["_MICRO_BATCH_COST"] = {"cpu": 10**9}
     vars(trainer)["_MICRO_BATCH_TOKENS"] = {"cpu": None}
-    in_parts(task)
+    by_length(task)
 
 
 def without_target_logits(task: Task) -> None:
     usual = causal.Causal.target_logits
 
     def every_logit(self: Any, network: Any, batch: Any) -> Any:
-        if "keep" not in batch:
+        if not causal.is_packed(batch):
             return usual(self, network, batch)
         places = torch.arange(batch["input_ids"].shape[1])
-        return usual(self, network, batch | {"keep": places})[:, batch["keep"]]
+        return usual(self, network, batch | {"target_positions": places})[:, batch["target_positions"]]
 
     causal.Causal.target_logits = every_logit  # type: ignore
     ours(task)
 
 
-def without_quick_chance(task: Task) -> None:
-    vars(fitting)["quick_chance"] = nullcontext
+def without_fast_dropout(task: Task) -> None:
+    vars(training)["fast_dropout_generator"] = nullcontext
     ours(task)
 
 
 def without_fused_gelu(task: Task) -> None:
-    vars(fitting)["fuse"] = lambda network: None
+    vars(training)["fuse_gelu"] = lambda network: None
     ours(task)
 
 
@@ -380,7 +378,7 @@ def trainer_compiled(task: Task) -> None:
 
 def _trainer(task: Task, **options: Any) -> None:
     is_seq2seq = interface_of(task.network).name == "seq2seq"
-    rows = [_row(pair, is_seq2seq) for pair in task.train]
+    rows = [_row(example, is_seq2seq) for example in task.train]
     collator = DataCollatorForSeq2Seq(task.tokenizer, model=task.network if is_seq2seq else None)
     classes: Any = (Seq2SeqTrainer, Seq2SeqTrainingArguments) if is_seq2seq else (Trainer, TrainingArguments)
     arguments = classes[1](**_shared(task), **options)
@@ -389,14 +387,14 @@ def _trainer(task: Task, **options: Any) -> None:
     trainer.train()
 
 
-def _row(pair: TokenizedExample, is_seq2seq: bool) -> dict[str, list[int]]:
+def _row(example: TokenizedExample, is_seq2seq: bool) -> dict[str, list[int]]:
     if is_seq2seq:
-        return {"input_ids": pair.source_ids, "labels": pair.target_ids}
-    ids = pair.source_ids + pair.target_ids
+        return {"input_ids": example.source_ids, "labels": example.target_ids}
+    ids = example.source_ids + example.target_ids
     return {
         "input_ids": ids,
         "attention_mask": [1] * len(ids),
-        "labels": [-100] * len(pair.source_ids) + pair.target_ids,
+        "labels": [-100] * len(example.source_ids) + example.target_ids,
     }
 
 
@@ -433,10 +431,10 @@ def _sft(task: Task, **options: Any) -> None:
 
     rows = [
         {
-            "input_ids": pair.source_ids + pair.target_ids,
-            "completion_mask": [0] * len(pair.source_ids) + [1] * len(pair.target_ids),
+            "input_ids": example.source_ids + example.target_ids,
+            "completion_mask": [0] * len(example.source_ids) + [1] * len(example.target_ids),
         }
-        for pair in task.train
+        for example in task.train
     ]
     arguments = SFTConfig(**_shared(task), bf16=uses_bfloat16("auto"), completion_only_loss=True, **options)
     trainer = SFTTrainer(
@@ -450,7 +448,7 @@ def _sft(task: Task, **options: Any) -> None:
     trainer.train()
 
 
-PARTS = ("ours without", "ours, alike", "ours, padded")
+PARTS = ("ours without", "ours, by length", "ours, padded")
 
 CONTENDERS: dict[str, Callable[[Task], None]] = {
     "ours": ours,
@@ -463,10 +461,10 @@ CONTENDERS: dict[str, Callable[[Task], None]] = {
     "ours, with Liger": with_liger,
     "SFTTrainer at its best, with Liger": sft_with_liger,
     "ours, 2 processes": ours,
-    "ours, alike in length together": in_parts,
+    "ours, by length": by_length,
     "ours, padded to the longest": padded,
     "ours without allocator": without_allocator,
-    "ours without quick chance": without_quick_chance,
+    "ours without fast dropout": without_fast_dropout,
     "ours without target logits": without_target_logits,
     "ours without fused GELU": without_fused_gelu,
 }

@@ -1,4 +1,4 @@
-"""What happens beside the steps of training: when it is evaluated, what is saved, and what a person sees."""
+"""What happens between the steps of training: evaluation, checkpoints, early stopping and the progress bar."""
 
 import time
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from stages.lib.training.checkpoints import keep_only
 
 
 def best_steps(state: TrainerState, most: int) -> list[int]:
-    """Steps of the evaluations so far, the best first; of equals, the earlier."""
+    """The steps of at most so many evaluations, the best first. Among equals, the earlier step comes first."""
     points = [entry for entry in state.log_history if "eval_loss" in entry]
     points.sort(key=lambda entry: -entry["eval_score"] if "eval_score" in entry else entry["eval_loss"])
     return [int(entry["step"]) for entry in points[:most]]
 
 
 def patience_is_over(state: TrainerState, patience: int) -> bool:
-    """Whether so many evaluations have come since the best one, by the curve, which a checkpoint holds."""
+    """Whether `patience` evaluations have passed since the best one. The state is part of every checkpoint."""
     steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
     return bool(steps) and len(steps) - 1 - steps.index(best_steps(state, 1)[0]) >= patience
 
 
 class EvaluationSchedule(TrainerCallback):
-    """Evaluates at evenly spaced steps, the last one among them. Each is saved, since it may prove the best."""
+    """Evaluates and saves at evenly spaced steps, the last step included: each can turn out to be the best."""
 
     def __init__(self, steps: int, evals_per_run: int) -> None:
         self._at = {round(steps * number / evals_per_run) for number in range(1, evals_per_run + 1)}
@@ -39,7 +39,7 @@ class EvaluationSchedule(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Ends training after so many evaluations without a better one."""
+    """Ends training after `patience` evaluations without a better one."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
@@ -51,18 +51,18 @@ class EarlyStopping(TrainerCallback):
 
 
 class Checkpointing(TrainerCallback, ExportableState):
-    """Saves every so many seconds, and at once when training is asked to stop. When a newer checkpoint is complete,
-    older ones are deleted, except the best."""
+    """Saves every `seconds`, and at once when training is asked to stop. After each complete checkpoint, older ones are
+    deleted, except for the `best` ones."""
 
     def __init__(self, trainer: Any, seconds: float, best: int, asked_to_stop: Callable[[], bool]) -> None:
         self._trainer, self._seconds, self._best, self._asked_to_stop = trainer, seconds, best, asked_to_stop
         self._saved_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """What Trainer leaves out of a checkpoint: the training loss since the last point of the curve, by process, and
-        how often micro-batches were halved."""
+        """What Trainer does not save: each process's training loss since the last point of the curve, and how often
+        micro-batches were halved."""
         trainer: Any = self._trainer
-        if not hasattr(trainer, "unlogged"):  # asked before the first step
+        if not hasattr(trainer, "unlogged"):  # Trainer also calls this before the first step
             return {}
         logged_at = trainer._globalstep_last_logged
         return {"losses": trainer.unlogged, "logged_at": logged_at, "halvings": trainer.halvings}
@@ -85,7 +85,7 @@ class Checkpointing(TrainerCallback, ExportableState):
         return control
 
     def _agreed(self, *wishes: bool) -> list[bool]:
-        """What any process wishes, known to all: one that saves alone would wait for the others forever."""
+        """What any process wishes, on all of them: a process that saves alone would wait for the others forever."""
         if self._trainer.args.world_size == 1:
             return list(wishes)
         sums = torch.tensor(wishes, dtype=torch.float32, device=self._trainer.args.device)
@@ -98,7 +98,7 @@ class Checkpointing(TrainerCallback, ExportableState):
 
 
 class Progress(TrainerCallback):
-    """A bar with the newest losses, and the tokens read each second."""
+    """A bar with the newest losses and the tokens read per second."""
 
     def __init__(self, trainer: Any, title: str) -> None:
         self._trainer, self._title = trainer, title

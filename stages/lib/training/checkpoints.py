@@ -1,4 +1,4 @@
-"""Checkpoints of training that are complete, or else not used. Trainer itself writes their files one by one, and
+"""Complete checkpoints of training; others are not used. Trainer itself writes the files of a checkpoint one by one, and
 resumes from whatever it finds."""
 
 import os
@@ -15,8 +15,8 @@ _MARK = "complete.json"
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Writes the last file of a checkpoint: the size and digest of all others. All files are then on the disk, and not
-    only in memory, which a power cut clears."""
+    """Writes the last file of a checkpoint: size and digest of all others. All files are flushed to the disk, so that a
+    power cut loses none."""
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != _MARK)
     content = {
         str(file.relative_to(checkpoint)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files
@@ -35,12 +35,12 @@ def _flush(path: Path) -> None:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint to resume from. Incomplete ones, left by a kill, are deleted."""
+    """The checkpoint to resume from. Deletes incomplete ones, which a killed run has left."""
     newest_first = sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
-    whole = [checkpoint for checkpoint in newest_first if _is_complete(checkpoint)]
-    for checkpoint in set(newest_first) - set(whole):
+    complete = [checkpoint for checkpoint in newest_first if _is_complete(checkpoint)]
+    for checkpoint in set(newest_first) - set(complete):
         shutil.rmtree(checkpoint)
-    return whole[0] if whole else None
+    return complete[0] if complete else None
 
 
 def keep_only(folder: Path, steps: Collection[int]) -> None:
@@ -50,7 +50,7 @@ def keep_only(folder: Path, steps: Collection[int]) -> None:
 
 
 def mean_weights(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """Name -> mean over the checkpoints, in float32. A checkpoint of adapters holds only these."""
+    """Name -> mean over the checkpoints, in float32. A checkpoint of adapters has no other weights."""
     sums: dict[str, Tensor] = {}
     for file in (file for checkpoint in checkpoints for file in sorted(checkpoint.glob("*.safetensors"))):
         for name, weights in load_file(file).items():
@@ -65,11 +65,11 @@ def step_of(checkpoint: Path) -> int:
 def _is_complete(checkpoint: Path) -> bool:
     try:
         expected = read_json(checkpoint / _MARK)
-    except (OSError, ValueError):  # no mark, or one that a power cut has left empty
+    except (OSError, ValueError):  # no mark, or an empty one after a power cut
         return False
     return all(
         (file := checkpoint / name).is_file()
-        and file.stat().st_size == own["bytes"]
-        and sha256_of(file) == own["sha256"]
-        for name, own in expected.items()
+        and file.stat().st_size == entry["bytes"]
+        and sha256_of(file) == entry["sha256"]
+        for name, entry in expected.items()
     )

@@ -1,20 +1,17 @@
-"""Several processes that share every batch of training, on one machine or several, started by torchrun's launcher."""
+"""Several processes that share every batch of training, on one machine or several. torchrun's launcher starts them."""
 
 import logging
 import os
 import sys
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stages.lib.core.process import UserError
 from stages.lib.core.worker_pool import available_cores
 from stages.lib.params.machine import Machine
 
-_SAVING_SECONDS = 600  # that processes get to save themselves in, after SIGTERM
-_STARTED = "TEXTGEN_STARTED"  # in the environment of the processes that share a fit
+_SAVING_SECONDS = 600  # after SIGTERM, until a process is killed
+_STARTED = "TEXTGEN_STARTED"  # environment variable of the processes that train together
 
 
 def is_worker() -> bool:
@@ -25,25 +22,29 @@ def is_worker() -> bool:
 def launch_distributed(module: str, machine: Machine) -> bool:
     """Runs the stage in `machine.train_processes` processes, and waits for them.
 
-    With `machine.nodes` above 1, a person starts the stage on each node, in a folder that all nodes see. The nodes meet
-    at `machine.rendezvous`.
+    With `machine.nodes` above 1, a person starts the stage on each node, in a folder that all nodes share. The nodes
+    meet at `machine.rendezvous`.
 
     Returns:
-        False where the work is to be done here: one process is enough, or this is one of several.
+        False if this process has to do the work: it is the only one, or one of several.
 
     Raises:
         UserError: there are fewer GPUs.
-        SystemExit: with the exit code of the first process that failed; it has said why.
+        SystemExit: with the exit code of the first process that failed; it has printed the reason.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     if is_worker() or machine.world_size == 1:
         return False
     if torch.cuda.is_available() and machine.train_processes > torch.cuda.device_count():
         gpus = torch.cuda.device_count()
         raise UserError(f"params.yaml: machine -> train_processes: there are {gpus} GPUs, one for each")
     os.environ[_STARTED] = module
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a warning on speed, from every process
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else every process warns about speed
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // machine.train_processes)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # of a failure, the process itself has told
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a process that fails prints the reason itself
     config = LaunchConfig(
         min_nodes=machine.nodes,
         max_nodes=machine.nodes,
@@ -59,6 +60,6 @@ def launch_distributed(module: str, machine: Machine) -> bool:
         elastic_launch(config, sys.executable)("-m", module)
     except ChildFailedError as error:
         raise SystemExit(error.get_first_failure()[1].exitcode) from None
-    except SignalException as error:  # the processes have got it too, and saved themselves
+    except SignalException as error:  # the processes have got the signal too, and saved
         raise SystemExit(128 + error.sigval) from None
     return True

@@ -1,4 +1,4 @@
-"""What a training run will cost, measured before it starts."""
+"""What a training run will cost in time and memory, measured before it starts."""
 
 import time
 
@@ -25,13 +25,13 @@ def estimate(
     settings: FitSettings,
     machine: Machine,
 ) -> tuple[float, int]:
-    """Seconds that training takes, and bytes of memory at its peak in each process.
+    """Seconds that training takes, and bytes of memory at the peak of each process.
 
-    Computes a process's share of its longest batch once, then times that of a usual one.
+    Computes one process's share of the longest batch, then times that of a usual batch.
 
     Raises:
-        torch.OutOfMemoryError: the longest batch does not fit as a whole.
-        UserError: not even the weights do.
+        torch.OutOfMemoryError: the longest batch does not fit without halving its micro-batches.
+        UserError: the weights do not fit.
     """
     interface, device = interface_of(network), own_device()
     place(network, machine)
@@ -49,16 +49,16 @@ def estimate(
                 summed_loss(interface, network, on_device(micro_batch, network), settings.label_smoothing).backward()
             network.zero_grad()
     seconds = (_now(device) - begun) * update_steps(train, settings)
-    # a pass without gradients takes a third
+    # a pass without gradients takes a third of the time
     evaluated = settings.evals_per_run * int(validation.lengths().sum())
     seconds += seconds / settings.epochs / 3 * evaluated / lengths.sum()
-    # Adam holds two numbers for each trained weight
+    # Adam holds two float32 numbers for each trained weight
     moments = 8 * sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
     return seconds, peak_memory() + moments // (machine.world_size if machine.sharded else 1)
 
 
 def _now(device: torch.device) -> float:
-    """Seconds; on a GPU, when all work given to it is done."""
+    """Seconds, when the GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic()

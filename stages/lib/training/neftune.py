@@ -10,11 +10,11 @@ from transformers.integrations.neftune import neftune_post_forward_hook
 
 @contextmanager
 def neftune_noise(network: nn.Module, alpha: float) -> Iterator[None]:
-    """Adds noise in every stack of the model. Trainer's own option knows one embedding table, from which the stacks of
-    T5 and BART never read.
+    """Adds noise in every stack of the model. Trainer's own option adds it to one embedding table, which the stacks of
+    T5 and BART do not read.
 
     Args:
-        alpha: noise is uniform within alpha / sqrt(tokens of a row * width); 0 is none.
+        alpha: noise is uniform within ± alpha / sqrt(tokens of a row * width); 0 is no noise.
     """
     tables = _token_tables(network) if alpha else []
     for table in tables:
@@ -31,7 +31,7 @@ def _token_tables(network: nn.Module) -> list[nn.Module]:
     found: dict[int, nn.Module] = {}
     for part in network.modules():
         if isinstance(part, PreTrainedModel):
-            with suppress(NotImplementedError):  # parts that read no tokens
+            with suppress(NotImplementedError):  # a part that reads no tokens
                 table = part.get_input_embeddings()
                 found[id(table)] = table
     return list(found.values())
