@@ -1,10 +1,10 @@
-"""The final training run with the best settings -> the model.
+"""The final training run, with the best settings -> the model.
 
 Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; data/tune_hyperparameters/best.json; the base
         model.
 Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it) and report/: curve.json and
         stats.json.
-Random: initial weights, order of the batches, dropout: all by `fit.seed`.
+Random: initial weights, order of the examples, dropout: all by `fit.seed`.
 """
 
 from pathlib import Path
@@ -79,7 +79,7 @@ def run(
 
 
 def _with_tuned(settings: FitSettings, tuned: dict[str, Any]) -> FitSettings:
-    """The settings of params.yaml, with those that tuning found better; each replacement is printed."""
+    """The settings of params.yaml, except those for which tuning found better ones. Each replacement is printed."""
     for name, value in tuned.items():
         if value != getattr(settings, name):
             print(f"train: fit.{name} {getattr(settings, name)} -> {value} (best.json of tune-hyperparameters)")

@@ -3,8 +3,9 @@
 Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; the base model.
 Writes: data/tune_hyperparameters/best.json (settings that replace those of `fit`; none without trials) and report/:
         trials.csv and stats.json.
-Random: the settings tried, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); each trial's
-        training, by `fit.seed`. The first trial has the settings of params.yaml, so no worse ones are chosen.
+Random: the settings of the trials, by `tune_hyperparameters.seed` (random search, Bergstra and Bengio 2012); the
+        training of each trial, by `fit.seed`. The first trial has the settings of params.yaml, so the chosen ones are
+        not worse.
 """
 
 import csv
@@ -50,7 +51,7 @@ class Trial:
 
 def main() -> None:
     configure_gpu()
-    # a trial is trained by this process alone; trackers follow the final training run only
+    # one process trains a trial, and no tracker follows it
     alone: dict[str, Any] = {"report_to": [], "train_processes": 1, "nodes": 1, "sharded": False}
     machine = read_section(Machine).model_copy(update=alone)
     sections = read_section(TuneHyperparameters), read_section(Fit), read_section(Model), machine
@@ -82,7 +83,7 @@ def run(
 
 
 class _Data:
-    """What every trial trains on."""
+    """What the trials have in common."""
 
     def __init__(self, source: Path, params: TuneHyperparameters) -> None:
         self.tokenizer = load_tokenizer(source / "tokenizer")
@@ -92,7 +93,7 @@ class _Data:
 
 
 def _study(journal: Path) -> optuna.Study:
-    """On disk, so that trials that were finished before a kill are not run again."""
+    """On disk, so that a killed search repeats no finished trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))), study_name="fit", load_if_exists=True
@@ -107,8 +108,8 @@ def _finished(study: optuna.Study) -> list[Trial]:
 def _ask(
     study: optuna.Study, number: int, params: TuneHyperparameters, fit_: Fit
 ) -> tuple[optuna.Trial, dict[str, Any]]:
-    """A new trial and its settings: those of params.yaml for the first, drawn for the others."""
-    # seeded by the trial's number, so that a search that goes on after a kill draws what it would have drawn
+    """A new trial and its settings: those of params.yaml for the first trial, random ones for the others."""
+    # the number of the trial is part of the seed, so a resumed search draws what an unbroken one draws
     study.sampler = optuna.samplers.RandomSampler(seed=1000 * params.seed + number)
     trial = study.ask()
     if number == 0:
@@ -124,7 +125,7 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
         return trial.suggest_categorical(name, dimension.choices)
     if _is_whole(name):
         return trial.suggest_int(name, *map(int, dimension.ends()), log=dimension.log)
-    # four digits: as many as a person would copy, and no search is finer
+    # four digits: easy to copy, and no search is finer
     return float(f"{trial.suggest_float(name, *dimension.ends(), log=dimension.log):.4g}")
 
 
@@ -141,7 +142,7 @@ def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> FitSetting
 def _validation_loss(
     settings: FitSettings, data: _Data, model: Model, machine: Machine, folder: Path, title: str
 ) -> float:
-    """The best of a training run with these settings; infinite where they wreck the model, which rules them out."""
+    """The best loss of a training run with these settings, or infinity if it diverges, which rules them out."""
     network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
     try:
         loss = fit(

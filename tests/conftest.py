@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    gc.freeze()  # Trainer collects garbage at every start, and need not look at what was imported
+    gc.freeze()  # Trainer collects garbage at every start; without this, it looks at everything imported
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

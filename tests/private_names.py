@@ -65,8 +65,8 @@ PRIVATE = [
         "transformers.Trainer._save_checkpoint", "on_save is too late to gather losses, and can't report a failed write"
     ),
     Name("transformers.Trainer._save", "weights keep the names of the network; save_model has a private parameter"),
-    Name("transformers.Trainer._load_from_checkpoint", "Trainer's can't put whole weights into a sharded network"),
-    Name("transformers.Trainer._load_best_model", "Trainer's can't put whole weights into a sharded network"),
+    Name("transformers.Trainer._load_from_checkpoint", "Trainer's can't load full weights into a sharded network"),
+    Name("transformers.Trainer._load_best_model", "Trainer's can't load full weights into a sharded network"),
     Name("transformers.Trainer._save_optimizer_and_scheduler", "each process saves its shard of the moments"),
     Name("transformers.Trainer._load_optimizer_and_scheduler", "each process reads its shard of the moments"),
     Name("transformers.Trainer._tr_loss", "TrainerState does not hold the loss since the last log", _trainer),

@@ -157,6 +157,7 @@ def test_a_compiled_model_learns_the_same(
     # each kernel takes seconds to compile, so this is one layer, compiled once for batches of any shape
     monkeypatch.setattr(f"{TRAINER}._MICRO_BATCH_COST", {"cpu": 10**6})
     monkeypatch.setattr("torch._dynamo.config.assume_static_by_default", False)
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)  # it can hold code for other instructions
     curves = []
     for compiled in (False, True):
         network = tiny.model(tiny.tokenizer(), architecture=tiny.ARCHITECTURE | {"n_layer": 1}, dropout=0.0)
@@ -368,7 +369,7 @@ def test_a_resumed_run_keeps_its_patience(
 def test_a_finished_run_is_not_trained_again(
     end: str, data: TokenizedDataset, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was killed behind its last checkpoint."""
+    """It was killed after its last checkpoint."""
     settings: dict[str, Any] = {"epochs": 1.5}
     scorers: list[Any] = [None, None]
     if end == "patience":

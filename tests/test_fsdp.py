@@ -1,4 +1,4 @@
-"""Processes that hold a network together learn what one alone does. Two of them run this file as a program."""
+"""Processes that share a sharded network learn what a single one does. Two of them run this file as a program."""
 
 import gc
 import json
@@ -115,7 +115,7 @@ def line_of_a_full_disk(folder: Path) -> str:
     return error.value.lines[0]
 
 
-def share(rank: int, folder: Path) -> None:
+def work(rank: int, folder: Path) -> None:
     """What each of the two processes does; the first writes the results."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -128,5 +128,5 @@ def share(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # Trainer collects garbage at every start, and need not look at what was imported
-    start_processes(share, (Path(sys.argv[1]),), nprocs=2, start_method="fork")  # so that imports happen once
+    gc.freeze()  # Trainer collects garbage at every start; without this, it looks at everything imported
+    start_processes(work, (Path(sys.argv[1]),), nprocs=2, start_method="fork")  # so that imports happen once

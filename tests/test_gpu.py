@@ -170,7 +170,7 @@ def test_it_generates_what_a_cpu_finds_most_likely(name: str, tmp_path: Path) ->
 
 
 def generated(network: Any, name: str) -> list[list[int]]:
-    """Token ids behind each fact, with the end token."""
+    """The token ids generated for each fact, with the end token."""
     tokens = tiny.tokenizer(tiny.ARCHITECTURES[name][1])
     spelled: Any = SimpleNamespace(pad_token_id=tokens.pad_token_id, decode=lambda ids, **_: " ".join(map(str, ids)))
     prompts = [tiny.example(tokens, fact).source_ids for fact in tiny.FACTS]

@@ -85,7 +85,7 @@ def test_the_state_is_in_the_main_checkout_and_deleted_after_the_work(
 def test_a_second_process_is_refused_and_told_the_first(project: Path) -> None:
     with (
         resumable_state("train"),
-        pytest.raises(UserError, match=r"process \d+ does this work already"),
+        pytest.raises(UserError, match=r"process \d+ already does this work"),
         resumable_state("train"),
     ):
         pass

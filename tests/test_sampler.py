@@ -1,4 +1,4 @@
-"""The order of training: which examples share a batch, and what each process gets of it."""
+"""The order of training: the examples of each batch, and those that each process gets."""
 
 from typing import Any
 

@@ -106,7 +106,7 @@ def test_parameters_in_four_bits_count_in_full() -> None:
 
 
 def test_a_scorer_gets_the_network_without_the_wrapper_of_its_adapters(tmp_path: Path) -> None:
-    """Its `generate` then heeds its own settings."""
+    """Its `generate` then uses its own settings."""
     tokens = tiny.tokenizer()
     data = tiny.dataset(tokens, tmp_path / "examples")
     settings = tiny.settings(adapters=Adapters(), metric_for_best_model="bleu", epochs=1, evals_per_run=1)
@@ -208,7 +208,7 @@ def test_neftune_reaches_every_stack_that_reads_tokens(name: str) -> None:
     tables = [m for m in network.modules() if isinstance(m, torch.nn.Embedding) and m.num_embeddings == len(tokens)]
     plain, is_plain = interface.target_logits(network, batch), list[bool]()
     with neftune_noise(network, 5.0):
-        for table in tables:  # these hooks come behind those that add noise
+        for table in tables:  # these hooks run after those that add noise
             table.register_forward_hook(
                 lambda table, ids, output: is_plain.append(torch.equal(output, looked_up(table, *ids)))
             )

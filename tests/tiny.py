@@ -1,4 +1,4 @@
-"""A model of two narrow layers and its data, made in process: no network, no files of weights, a second of training."""
+"""A model of two narrow layers and its data, made in memory: no download, no files of weights, a second of training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], Family]] = {
     "m2m_100": (
         {"model_type": "m2m_100", "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
         | _BART
-        # at this width the usual 0.02 drowns tokens in their positions, and whether it learns is left to chance
+        # with the usual 0.02, positions would be much larger than embeddings of this width, and training unreliable
         | {"max_position_embeddings": 64, "init_std": 0.1},
         "seq2seq",
     ),
@@ -56,7 +56,7 @@ FACTS = [f"colour: {colour}; thing: {thing}" for colour in COLOURS for thing in 
 
 
 def text(source: str) -> str:
-    """What the tiny model has to learn to say."""
+    """The target of a source."""
     colour, thing = (fact.partition(": ")[2] for fact in source.split("; "))
     return f"A {thing} that is {colour}." if thing != "boat" else f"Look, a {colour} boat on the quiet river!"
 

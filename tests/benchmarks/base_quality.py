@@ -1,10 +1,10 @@
-"""Held-out bits per byte of the base model that ships, against what is simpler. Run behind `dvc repro` in data/base:
+"""Held-out bits per byte of the shipped base model, compared with simpler models. Run after `dvc repro` in data/base:
 
     python -m tests.benchmarks.base_quality
 
-Against: unigrams and n-grams of the same tokens (interpolated Kneser-Ney: Chen and Goodman 1999, section 4.1.6, one
-discount an order), counted on the pieces that the base has read, and on the whole train split; a fit of the same model
-with a tenth of the updates; gzip and xz of the held-out text, which see nothing but that text.
+Compared with: unigrams and n-grams of the same tokens (interpolated Kneser-Ney: Chen and Goodman 1999, section 4.1.6,
+with one discount for each order), counted on the pieces that the base has read, and on the whole train split; the same
+model after a tenth of the updates; gzip and xz of the held-out text, which see no other text.
 """
 
 import gzip
@@ -41,7 +41,7 @@ BEFORE = max(ORDERS.values()) - 1  # end tokens in front of a stream, so that th
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Probabilities = np.ndarray[Any, np.dtype[np.float64]]
-NGrams = Callable[[Counts], Probabilities]  # tokens -> probability of each behind BEFORE, given those before it
+NGrams = Callable[[Counts], Probabilities]  # tokens -> probability of each after BEFORE, given those before it
 Level = Callable[[Counts, Probabilities], Probabilities]  # n-grams, and their probabilities by the order below
 
 
@@ -69,7 +69,7 @@ def _show(name: str, bits: float) -> None:
 
 
 def _read_by_the_base(train: TokenizedDataset) -> Iterator[TokenizedExample]:
-    """The pieces of its batches."""
+    """The pieces in its batches."""
     settings = _settings()
     order = BatchSampler(train.lengths(), settings)
     steps = update_steps(train, settings)
@@ -78,7 +78,7 @@ def _read_by_the_base(train: TokenizedDataset) -> Iterator[TokenizedExample]:
 
 
 def _stream(examples: Iterable[TokenizedExample], end: int) -> Counts:
-    """All targets end to end, behind end tokens: a document begins behind the end of another."""
+    """All targets end to end, after end tokens, since a document starts after the end of another."""
     return np.concatenate([[end] * BEFORE, *(example.target_ids for example in examples)]).astype(np.int64)
 
 
@@ -109,7 +109,7 @@ def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
     levels: list[Level] = []
     for n in range(order, 0, -1):
         levels.insert(0, _level(keys, counts, size))
-        # below the highest order, what counts is in how many contexts a token was seen
+        # lower orders count the contexts in which a token was seen
         keys, counts = np.unique(keys % size ** (n - 1), return_counts=True)
 
     def probabilities(stream: Counts) -> Probabilities:
@@ -122,12 +122,12 @@ def kneser_ney(tokens: Counts, size: int, order: int) -> NGrams:
 
 
 def _grams(stream: Counts, size: int, order: int) -> Counts:
-    """Each token behind BEFORE, with those before it, as one number."""
+    """Each token after the first BEFORE, with those before it, as one number."""
     return np.sum([stream[BEFORE - n : len(stream) - n] * size**n for n in range(order)], axis=0)
 
 
 def _level(keys: Counts, counts: Counts, size: int) -> Level:
-    """One order: n-grams and what the order below makes of them -> their probabilities."""
+    """One order: n-grams and their probabilities by the order below -> their probabilities."""
     ones, twos = (int((counts == n).sum()) for n in (1, 2))
     discount = ones / max(1, ones + 2 * twos)
     contexts, first, kinds = np.unique(keys // size, return_index=True, return_counts=True)

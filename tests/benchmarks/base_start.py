@@ -1,11 +1,11 @@
-"""Is the base that ships a better start than random weights of its shape? After equal updates, three seeds each, on
-four tasks: validation loss along the way and the task's own metric on validation in the end.
+"""Is the shipped base model a better start than random weights of the same architecture? On four tasks, with the same
+number of updates and three seeds each: validation losses during training, and the metric of the task at the end.
 
     python -m tests.benchmarks.base_start REAL_DATA [TASK ...]
 
-REAL_DATA holds the folders of the public data sets that the recipes name. Each start takes its best learning rate, by
-the validation loss of the first seed: of three, and of further ones as long as the best lies at an edge. Writes
-data/base/fine_tuning/TASK.csv, losing rates included, and draws all that lie there.
+REAL_DATA has the folders of the public data sets that the recipes name. Each start has its best learning rate, by the
+validation loss of the first seed: one of three, or of more while the best is the lowest or the highest. Writes
+data/base/fine_tuning/TASK.csv, with all rates, and draws all files there.
 """
 
 import csv
@@ -66,7 +66,7 @@ TASKS = {
 
 
 class Row(NamedTuple):
-    """A point of a curve; `score`, the metric, stands in the last of a run alone. Loss is in nats a target token."""
+    """A point of a curve. Only the last point of a run has a `score`, the metric. Loss is in nats per target token."""
 
     start: str
     learning_rate: float
@@ -102,7 +102,7 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
 
 
 def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
-    """Evenly spaced examples of the task as token ids of the base, which both starts read."""
+    """Evenly spaced examples of the task, as token ids of the base, for both starts."""
     params = Path(shutil.copy("params.yaml", folder))
     if task.recipe:
         apply(task.recipe, str(real_data), params)
@@ -135,27 +135,19 @@ def _untried_beside(best: float, tried: dict[float, Run]) -> float | None:
 
 def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     """The validation losses by step, and the metric of the best of them."""
-    tokenizer, labels = (
-        load_tokenizer(folder / "tokenize/tokenizer"),
-        read_label_ids(folder / "tokenize/label_ids.json"),
-    )
+    tokenizer = load_tokenizer(folder / "tokenize/tokenizer")
+    labels = read_label_ids(folder / "tokenize/label_ids.json")
     train, validation = TokenizedDataset(folder / "train"), TokenizedDataset(folder / "validation")
-    changes = {
-        "epochs": task.epochs,
-        "batch_size": 16,
-        "evals_per_run": 5,
-        "dropout": None,
-        "learning_rate": rate,
-        "seed": seed,
-    }
-    settings = fit_settings(**changes)
+    settings = fit_settings(
+        epochs=task.epochs, batch_size=16, evals_per_run=5, dropout=None, learning_rate=rate, seed=seed
+    )
     network = base_model(model, tokenizer, [label.word for label in labels], settings.dropout, seed)
     curve = fit(network, train, validation, settings, section(Machine), folder / "fit", task.title)
     shutil.rmtree(folder / "fit")
-    judged = settings.model_copy(
+    scored = settings.model_copy(
         update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_EXAMPLES}
     )
-    scorer = make_scorer(judged, tokenizer, labels, validation, 64)
+    scorer = make_scorer(scored, tokenizer, labels, validation, 64)
     assert scorer is not None
     return curve.validation, scorer(network.eval())
 
@@ -181,7 +173,7 @@ def _score(record: dict[str, str]) -> float | None:
 
 
 def _summary(task: Task, rows: list[Row]) -> str:
-    """Median over the seeds, and each seed's value."""
+    """The median over the seeds, and the value of each seed."""
     lines = [task.title]
     for start in STARTS:
         own = _of(start, rows)
@@ -196,18 +188,18 @@ def _summary(task: Task, rows: list[Row]) -> str:
 
 
 def _of(start: str, rows: list[Row]) -> list[Row]:
-    """Those of its best learning rate, which alone has all seeds."""
+    """The rows of its best learning rate, the only one with all seeds."""
     best = next(row.learning_rate for row in rows if (row.start, row.seed) == (start, SEEDS[-1]))
     return [row for row in rows if (row.start, row.learning_rate) == (start, best)]
 
 
 def draw() -> None:
-    """Validation loss by updates, a panel for each task that was measured."""
+    """Validation loss over updates, one panel for each measured task."""
     matplotlib.use("svg")
     matplotlib.rcParams.update(
         {"svg.hashsalt": "0", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     )
-    from matplotlib import pyplot  # chooses its backend at import
+    from matplotlib import pyplot  # its import chooses the backend
 
     measured = [name for name in TASKS if (RESULTS / f"{name}.csv").is_file()]
     figure, panels = pyplot.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), squeeze=False)

@@ -1,5 +1,5 @@
-"""How far copying gets on the sample: BLEU of a fixed template, and of the text of the most similar training example
-with its values exchanged, on the same test inputs as the model. Needs data/prepare/ of the sample.
+"""The BLEU that copying reaches on the sample, on the same test inputs as the model: of a fixed template, and of the
+text of the most similar training example with its values exchanged. Needs data/prepare/ of the sample.
 
     python -m tests.benchmarks.copying
 """
@@ -40,7 +40,8 @@ def exchanged(given: Facts, known: Sequence[tuple[Facts, str]]) -> str:
 
 
 def similarity(given: Facts, other: Facts) -> float:
-    """The same facts count most, then facts of the same names: what the other tells too much can't be taken out."""
+    """The same facts count most, then facts of the same names. Additional facts of the other example count against it,
+    since they stay in its text."""
     same = sum(other.get(name) == value for name, value in given.items())
     return same - sum(name not in given for name in other) + 0.5 * sum(name in other for name in given)
 

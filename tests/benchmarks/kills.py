@@ -15,15 +15,15 @@ from pathlib import Path
 from tests.test_pipeline import ENVIRONMENT, copy_of_the_project, edit, run
 
 INTERVAL = 0.5  # seconds between checkpoints
-LONGEST_START, LONGEST_LIFE = 20.0, 4.0  # seconds that a run gets: from its launch on, or behind a new checkpoint
+LONGEST_START, LONGEST_LIFE = 20.0, 4.0  # seconds until a kill, after the launch or after a new checkpoint
 
 
 def main() -> None:
     kills = int(sys.argv[1]) if sys.argv[1:] else 50
     random.seed(1)
     with tempfile.TemporaryDirectory() as place:
-        whole, killed = (Path(place) / name for name in ("whole", "killed"))
-        for folder in (whole, killed):
+        unbroken, killed = (Path(place) / name for name in ("unbroken", "killed"))
+        for folder in (unbroken, killed):
             folder.mkdir()
             copy_of_the_project(folder)
             edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {30 * kills}")
@@ -38,14 +38,14 @@ def main() -> None:
                 raise SystemExit(f"kill {done + 1}: a newer checkpoint, of step {newest}, was lost")
             print(f"kill {done + 1}: newest checkpoint at step {step}", flush=True)
             newest, done = step, done + 1
-        for folder in (whole, killed):
+        for folder in (unbroken, killed):
             run(folder, "dvc", "repro", "train")
-        same = (whole / "dvc.lock").read_bytes() == (killed / "dvc.lock").read_bytes()
+        same = (unbroken / "dvc.lock").read_bytes() == (killed / "dvc.lock").read_bytes()
         print(f"{done} kills, {done} recoveries; the bytes of the unbroken run: {'yes' if same else 'NO'}")
 
 
 def _killed_run(folder: Path) -> int | None:
-    """Step of the newest whole checkpoint that is left, or None where the run ended before."""
+    """Step of the newest complete checkpoint, or None if the run ended before the kill."""
     before, is_early = _newest(folder), random.random() < 0.5
     process = subprocess.Popen(
         ["dvc", "repro", "train"],

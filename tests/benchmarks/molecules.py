@@ -1,8 +1,8 @@
-"""Rows for an encoder of molecules: SMILES strings of one carbonyl group with its neighbours, labelled by what it is.
+"""Rows for an encoder of molecules: SMILES strings with one carbonyl group, labelled by the kind of the group.
 
     python -m tests.benchmarks.molecules > molecules.csv
 
-Ester, acid, amide and ketone differ in what stands right beside C(=O); oxygen and nitrogen stand elsewhere as well.
+Ester, acid, amide and ketone differ in the atoms next to C(=O); oxygen and nitrogen also occur elsewhere.
 """
 
 import csv

@@ -1,5 +1,5 @@
-"""Does fine-tuning start from the pretrained weights? Loss on held-out examples after equal steps, from a checkpoint
-and from random weights of the same architecture with the same tokenizer, in turn, three seeds each.
+"""Does fine-tuning start from the pretrained weights? Held-out loss after the same number of steps, from a checkpoint
+and from random weights of the same architecture and tokenizer, in turn, with three seeds each.
 
     python -m tests.benchmarks.pretrained_start CHECKPOINT LEARNING_RATE [ROWS]
 
@@ -77,8 +77,8 @@ def _config(checkpoint: Path) -> dict[str, Any]:
 
 
 def architecture_of(checkpoint: Path) -> dict[str, Any]:
-    """What makes the checkpoint's shape, without its vocabulary and special tokens, which its tokenizer decides, and
-    without what is no setting of its type."""
+    """The settings of the checkpoint's configuration that its type knows, except for those that the tokenizer decides:
+    vocabulary and special tokens."""
     known = AutoConfig.for_model(_config(checkpoint)["model_type"])
     decided = ("vocab_size", "architectures", "transformers_version", "dtype", "id2label", "label2id", "num_labels")
     return {

@@ -76,8 +76,8 @@ class Setup:
     batch: int
     steps: int
     rounds: int
-    vocabulary: int = 2048  # tokens that the model has room for; the sample teaches fewer
-    points: int = 1  # of the loss, the last one at the end
+    vocabulary: int = 2048  # embeddings of the model; the sample has fewer tokens
+    points: int = 1  # of the loss curve; the last one is at the end
     is_for_speed: bool = True
     wants_gpu: bool = False
 
@@ -138,7 +138,7 @@ def _compare(name: str, folder: Path) -> None:
         losses = " ".join(map(_mean_and_spread, zip(*(own["losses"] for own in runs), strict=True)))
         memory = max(own["memory"] for own in runs) / 2**30
         print(f"{contender:34} {speed:7,.0f}  {ours / speed:6.2f}x  {memory:8.1f}  {losses}", flush=True)
-    if setup.is_for_speed and setup.architecture["model_type"] != "t5":  # whose weights don't all meet every token
+    if setup.is_for_speed and setup.architecture["model_type"] != "t5":  # its two stacks multiply different tokens
         peak = _matmul_peak()
         use = 6 * first["multiplied"] * ours / peak
         print(f"ours: {100 * use:.0f} % of the {peak / 1e9:.0f} GFLOP/s that a matrix product reaches here", flush=True)
@@ -190,7 +190,7 @@ def _matmul_peak() -> float:
 
 
 def _now() -> float:
-    """Seconds, when all is done that the device was told before."""
+    """Seconds, when the GPU has done its work."""
     if HAS_GPU:
         torch.cuda.synchronize()
     return time.monotonic()
@@ -226,7 +226,7 @@ class Stopwatch(TrainerCallback):
 
 
 def _tokens(inputs: Any) -> int:
-    """Read and learned, without pads: of our batches, or of those of the others."""
+    """Tokens of sources and targets without pads, in our batches or in those of the others."""
     if "tokens" in inputs:
         return int(inputs["tokens"])
     read = int(inputs["attention_mask"].sum())
@@ -272,7 +272,7 @@ def worker(setup_name: str, contender: str, folder: Path, seed: int) -> dict[str
 
 
 def _multiplied(network: PreTrainedModel) -> int:
-    """Weights that every token is multiplied by: all but embeddings of tokens and positions that only look up."""
+    """The number of weights that every token is multiplied by: all except embeddings, which are looked up."""
     tables = {id(m.weight): m.weight.numel() for m in network.modules() if isinstance(m, torch.nn.Embedding)}
     return parameter_count(network) - sum(tables.values())
 

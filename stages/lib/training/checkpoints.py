@@ -1,5 +1,5 @@
-"""Complete checkpoints of training; others are not used. Trainer itself writes the files of a checkpoint one by one, and
-resumes from whatever it finds."""
+"""Checkpoints of training. Only complete ones are used: Trainer itself writes their files one by one, and resumes from
+whatever it finds."""
 
 import os
 import shutil

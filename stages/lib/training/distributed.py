@@ -32,12 +32,13 @@ def launch_distributed(module: str, machine: Machine) -> bool:
         UserError: there are fewer GPUs.
         SystemExit: with the exit code of the first process that failed; it has printed the reason.
     """
+    if is_worker() or machine.world_size == 1:
+        return False
+
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if is_worker() or machine.world_size == 1:
-        return False
     if torch.cuda.is_available() and machine.train_processes > torch.cuda.device_count():
         gpus = torch.cuda.device_count()
         raise UserError(f"params.yaml: machine -> train_processes: there are {gpus} GPUs, one for each")

@@ -1,7 +1,6 @@
 """One training run: a network, its examples and settings in; the best weights on validation and the curve out.
 
-The steps themselves are those of `trainer.py`. Here stands what surrounds them: checks, resuming, and the choice among
-checkpoints.
+`trainer.py` computes the steps. This module does the rest: checks, resuming, and the choice of the best checkpoint.
 """
 
 import math
@@ -12,9 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils.logging import set_verbosity_error
+from transformers import PreTrainedModel, TrainerCallback
 
 from stages.lib.checkpoint.architecture import check_room
 from stages.lib.core.process import UserError, termination
@@ -24,15 +21,8 @@ from stages.lib.models.loading import check_reads_source
 from stages.lib.params.machine import Machine
 from stages.lib.params.train import FitSettings
 from stages.lib.records.tokenized_examples import TokenizedDataset
-from stages.lib.training.callbacks import (
-    Checkpointing,
-    EarlyStopping,
-    EvaluationSchedule,
-    Progress,
-    best_steps,
-    patience_is_over,
-)
-from stages.lib.training.checkpoints import mean_weights, newest_complete
+from stages.lib.training.callbacks import Checkpointing, EarlyStopping, EvaluationSchedule, Progress, best_steps
+from stages.lib.training.checkpoints import mean_weights
 from stages.lib.training.fsdp import ShardedTrainer, shard
 from stages.lib.training.kernels import check_compiler, check_liger, fast_dropout_generator, fuse_gelu, use_attention
 from stages.lib.training.neftune import neftune_noise
@@ -44,16 +34,16 @@ from stages.lib.training.trainer import Scorer, TargetTrainer, autocast, no_memo
 
 @dataclass(frozen=True)
 class Curve:
-    """By update step: losses in nats a target token (of training as optimised, label smoothing included), and the
-    scores on validation where `metric_for_best_model` names a score."""
+    """Points of (update step, value). Losses are in nats per target token; the training loss is the one that is
+    minimised, label smoothing included. There are scores on validation if `metric_for_best_model` names one."""
 
     training: list[tuple[int, float]]
     validation: list[tuple[int, float]]
     scores: list[tuple[int, float]]
-    averaged: tuple[int, float] | None  # number of checkpoints whose mean was better than the best, and its value
+    averaged: tuple[int, float] | None  # number of checkpoints, and value of their mean, if it is better than the best
 
     def best(self) -> tuple[int, float]:
-        """Step of the best evaluation, and its loss, or its score where scores decide."""
+        """Step of the best evaluation, and its loss, or its score if there are scores."""
         if self.scores:
             return max(self.scores, key=lambda point: point[1])
         return min(self.validation, key=lambda point: point[1])
@@ -69,16 +59,16 @@ def fit(
     title: str,
     scorer: Scorer | None = None,
 ) -> Curve:
-    """Trains `network` in place, and leaves it with the weights of its best checkpoint or the mean of several.
+    """Trains `network` in place. Afterwards it has the weights of its best checkpoint, or the mean of several.
 
     Args:
-        scorer: gives the score that chooses the best checkpoint, in place of the loss.
         folder: for checkpoints; training resumes from those of a killed run of the same work.
-        title: of the progress bar.
+        title: of the progress bar, and in front of every message.
+        scorer: its score chooses the best checkpoint, in place of the loss.
 
     Raises:
-        UserError: an example is longer than the model's context, what it predicts does not depend on the source, or a
-            checkpoint can't be written.
+        UserError: an example is longer than the model's context, the model ignores the source, or a checkpoint can't be
+            written.
         Diverged: the loss is no longer a finite number.
         SystemExit: SIGTERM has come; the state is saved.
     """
@@ -90,30 +80,27 @@ def fit(
         arguments = training_arguments(settings, update_steps(train, settings), folder, machine, title)
         trainer_class = ShardedTrainer if machine.sharded else TargetTrainer
         trainer = trainer_class(network, train, validation, settings, arguments, scorer, title)
-        set_verbosity_error()  # transformers' remarks on checkpoints mean nothing here
-        with trainer.accelerator.main_process_first():
-            checkpoint = newest_complete(folder)
         for callback in _callbacks(trainer, settings, machine, asked_to_stop):
             trainer.add_callback(callback)
         with neftune_noise(network, settings.neftune_alpha), fast_dropout_generator():
-            _train(trainer, checkpoint, settings.early_stopping_patience)
+            trainer.run(settings.early_stopping_patience)
         if asked_to_stop():
             print(f"{title}: stopped and saved at step {trainer.state.global_step:,}; run it again to continue")
             raise SystemExit(128 + 15)
         averaged = _average(trainer, folder, settings.average_checkpoints)
-
-    def points(name: str) -> list[tuple[int, float]]:
-        return [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
-
-    return Curve(points("loss"), points("eval_loss"), points("eval_score"), averaged)
+    return Curve(trainer.points("loss"), trainer.points("eval_loss"), trainer.points("eval_score"), averaged)
 
 
-def update_steps(train: TokenizedDataset, settings: FitSettings) -> int:
-    return max(1, math.ceil(batches_per_epoch(train.lengths(), settings) * settings.epochs))
+@contextmanager
+def _end_of_memory_reported(title: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(no_memory_line(title)) from None
 
 
 def place(network: nn.Module, machine: Machine) -> None:
-    """Puts the network, or this process's shard of it, onto the device of this process."""
+    """Moves the network, or this process's shard of it, to the device of this process."""
     if machine.sharded:
         shard(network)
     else:
@@ -127,10 +114,10 @@ def _check(
     settings: FitSettings,
     machine: Machine,
 ) -> None:
-    """Raises UserError for what would fail later, or teach nothing."""
+    """Raises UserError for settings and data that would make training fail later or learn nothing."""
     for dataset in (train, validation):
         check_room(interface_of(network).name, network.config, dataset)
-    with autocast(settings):  # FlashAttention computes nothing in float32
+    with autocast(settings):  # FlashAttention can't compute in float32
         check_reads_source(network, train)
     if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise UserError(f"params.yaml: machine -> gradient_checkpointing: {type(network).__name__} can't; write false")
@@ -139,6 +126,10 @@ def _check(
     if settings.compile:
         check_compiler()
     check_trackers(machine.report_to)
+
+
+def update_steps(train: TokenizedDataset, settings: FitSettings) -> int:
+    return max(1, math.ceil(batches_per_epoch(train.lengths(), settings) * settings.epochs))
 
 
 def _callbacks(
@@ -154,36 +145,16 @@ def _callbacks(
     return [*callbacks, *tracker_callbacks(machine.report_to)]
 
 
-def _train(trainer: TargetTrainer, checkpoint: Path | None, patience: int | None) -> None:
-    """Trains from the start or from a checkpoint. The last checkpoint of a run is only opened: Trainer would go on."""
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step >= trainer.args.max_steps or (patience is not None and patience_is_over(state, patience)):
-            trainer.state = state
-            best = checkpoint.with_name(f"checkpoint-{best_steps(state, 1)[0]}")
-            load_weights(trainer.network, mean_weights([best]))
-            return
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
 def _average(trainer: TargetTrainer, folder: Path, most: int) -> tuple[int, float] | None:
-    """Gives the network the mean weights of its best checkpoints (Vaswani et al. 2017, section 6.1), if they are better
-    than the best alone."""
+    """Gives the network the mean weights of its best checkpoints (Vaswani et al. 2017, section 6.1), if this mean is
+    better than the best checkpoint."""
     best = best_steps(trainer.state, most)
     if len(best) < 2:
         return None
     load_weights(trainer.network, mean_weights([folder / f"checkpoint-{step}" for step in best]))
     sign = 1 if trainer.args.greater_is_better else -1
-    together = trainer.evaluate_metric()
-    if sign * together > sign * float(trainer.state.best_metric or 0.0):
-        return len(best), together
+    value = trainer.evaluate_metric()
+    if sign * value > sign * float(trainer.state.best_metric or 0.0):
+        return len(best), value
     load_weights(trainer.network, mean_weights([folder / f"checkpoint-{best[0]}"]))
     return None
-
-
-@contextmanager
-def _end_of_memory_reported(title: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise UserError(no_memory_line(title)) from None

@@ -1,6 +1,6 @@
-"""A network that several processes hold together: each has a shard of every weight, gradient and moment of Adam (FSDP2:
-torch's fully_shard; Zhao et al. 2023, after ZeRO, Rajbhandari et al. 2020). A layer's weights are whole only while it
-is computed, so all processes have to compute equally often."""
+"""A network that is sharded over several processes: each holds a part of every weight, gradient and moment of Adam
+(FSDP2: torch's fully_shard; Zhao et al. 2023, after ZeRO, Rajbhandari et al. 2020). The weights of a layer are gathered
+only while it computes, so all processes must compute the same number of times."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,27 +21,27 @@ from stages.lib.training.micro_batches import UpdateBatch, example_count, split_
 from stages.lib.training.trainable import load_weights
 from stages.lib.training.trainer import TargetTrainer
 
-# torch's modules for this take a second to import, so the functions below import them
+# only several processes need torch.distributed, so the functions below import its modules
 
-_OPTIMIZER = "optimizer"  # folder of a checkpoint
+_OPTIMIZER = "optimizer"  # folder in a checkpoint
 
 
 def shard(network: nn.Module) -> None:
-    """Leaves this process its shard of the network, on its device; in place, and only once."""
+    """Replaces the weights by this process's shards of them, on its device; in place. A second call does nothing."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if isinstance(network, FSDPModule):
         return
-    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes  # connects them, if nothing has yet
+    processes = PartialState(cpu=not torch.cuda.is_available()).num_processes  # also connects them
     mesh = init_device_mesh(own_device().type, (processes,))
     for layer in _layers(network):
         fully_shard(layer, mesh=mesh)
-    fully_shard(network, mesh=mesh, reshard_after_forward=True)  # else what is read outside a pass may be whole
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)  # else weights can stay gathered after a pass
 
 
 def _layers(network: nn.Module) -> Iterator[nn.Module]:
-    """Of every stack."""
+    """The layers of every stack."""
     for child in network.children():
         if isinstance(child, nn.ModuleList):
             yield from child
@@ -50,7 +50,8 @@ def _layers(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def gather_trained_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Whole, on the CPU of the main process, and empty elsewhere. All processes must call it together."""
+    """The full weights, on the CPU of the main process; no weights in the others. All processes must call this
+    together."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -59,7 +60,7 @@ def gather_trained_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 class ShardedTrainer(TargetTrainer):
-    """The Trainer of a sharded network. Checkpoints hold the trained weights whole, and the moments in shards."""
+    """Trains a sharded network. A checkpoint holds the full trained weights, and the moments in shards."""
 
     network: PreTrainedModel
     optimizer: Any
@@ -70,10 +71,10 @@ class ShardedTrainer(TargetTrainer):
         self.is_distributed_loading_by_transformers = True  # Trainer then adds no wrapper
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        """It is there."""
+        """Nothing: `shard` has moved it."""
 
     def micro_batches(self, update: UpdateBatch) -> list[Batch]:
-        """As many as the process with the most has; the additional ones carry no loss."""
+        """As many in every process as in the one with the most. The additional ones have no loss."""
         batches = super().micro_batches(update)
         most = int(self.accelerator.gather(torch.tensor([len(batches)], device=self.args.device)).max())
         idle = without_loss(next(split_evenly(batches[-1], example_count(batches[-1]))))
@@ -105,7 +106,7 @@ class ShardedTrainer(TargetTrainer):
         moments = get_optimizer_state_dict(self.network, self.optimizer)
         try:
             save(moments, checkpoint_id=f"{output_dir}/{_OPTIMIZER}")
-        except CheckpointException as error:  # not even an Exception, and of many lines
+        except CheckpointException as error:  # a BaseException with many lines
             (failure, _), *_ = error.failures.values()
             raise OSError(str(failure)) from None
         if self.args.should_save:

@@ -22,8 +22,8 @@ from stages.lib.params.fit import Fit
 
 
 def fuse_gelu(network: nn.Module) -> None:
-    """Computes GELU by tanh (GPT-2, ALBERT ...: Hendrycks and Gimpel 2016) in one pass over the widest activations of a
-    layer, in place of eight. A saved model doesn't know of it."""
+    """Computes the tanh approximation of GELU (GPT-2, ALBERT ...: Hendrycks and Gimpel 2016) in one pass over the
+    activations, in place of eight. The saved model is unchanged."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -31,18 +31,18 @@ def fuse_gelu(network: nn.Module) -> None:
 
 
 def use_attention(network: PreTrainedModel, settings: Fit) -> None:
-    """Sets the implementation of attention: the one of `fit.attention`, if that names one. SDPA can then also compute
-    packed examples.
+    """Sets the implementation of attention that `fit.attention` names, if any. SDPA can then also compute packed
+    examples.
 
     Raises:
-        UserError: this model, this machine or what is installed can't.
+        UserError: the model does not support it, or the machine or an installed library does not.
     """
     if settings.attention is not None:
         _set_attention(network, settings.attention, settings.precision)
     config = network.config.get_text_config()
-    narrowed = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    sees_all = interface_of(network).name == "causal" and narrowed == [None, None]
-    if network.config._attn_implementation == "sdpa" and sees_all:
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    is_plain = interface_of(network).name == "causal" and windows == [None, None]
+    if network.config._attn_implementation == "sdpa" and is_plain:
         network.set_attn_implementation(SDPA_VARLEN)
 
 
@@ -61,12 +61,12 @@ def _set_attention(network: PreTrainedModel, wanted: str, precision: str) -> Non
 
 @contextmanager
 def fast_dropout_generator() -> Iterator[None]:
-    """Makes dropout on a CPU faster: 16 random bits decide about an element, so one number of torch's generator serves
-    four elements. The share that is kept is exact to 1 / 65,536. A step of a small model is 1.3 times as fast on a
-    processor with AMX."""
+    """Makes dropout on a CPU faster: an element takes 16 random bits, so one number of torch's generator serves four
+    elements. The share of elements that are kept is exact to 1 / 65,536. A step of a small model is 1.3 times as fast
+    on a processor with AMX."""
     library = torch.library.Library("aten", "IMPL")
     with catch_warnings():
-        simplefilter("ignore")  # that a kernel is replaced
+        simplefilter("ignore")  # the warning that a kernel is replaced
         library.impl("bernoulli_.float", _by_bits, "CPU", allow_override=True)
     try:
         yield
@@ -82,7 +82,7 @@ def _by_bits(kept: Tensor, p: float = 0.5, *, generator: torch.Generator | None 
 
 
 def check_compiler() -> None:
-    """Raises UserError where `fit.compile` has nothing to compile with."""
+    """Raises UserError if there is no compiler for `fit.compile`."""
     variable, names = ("CC", ("cc", "gcc", "clang")) if torch.cuda.is_available() else ("CXX", ("g++", "clang++"))
     if variable not in os.environ and not any(map(which, names)):
         raise UserError(
@@ -91,7 +91,7 @@ def check_compiler() -> None:
 
 
 def check_liger(network: PreTrainedModel) -> None:
-    """Raises UserError where `fit.liger` can't have Liger kernels (Hsu et al. 2024), which Trainer puts in."""
+    """Raises UserError if `fit.liger` can't have Liger kernels (Hsu et al. 2024). Trainer applies them."""
     place = "params.yaml: fit -> liger"
     if not torch.cuda.is_available():
         raise UserError(f"{place}: only on a GPU; write false")

@@ -1,4 +1,4 @@
-"""The examples of an update, cut into micro-batches: computed one after the other, with their gradients added up."""
+"""Micro-batches: the examples of an update are split, computed one after the other, and their gradients are added."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +19,17 @@ class UpdateBatch(TypedDict):
     """What one process computes of an update."""
 
     micro_batches: list[Batch]
-    tokens: int  # read, without pads
+    tokens: int  # of sources and targets, without pads
     targets: int  # tokens with loss
 
 
 class Collator:
-    """Makes the micro-batches of the examples that this process got.
+    """Makes micro-batches of the examples that this process has in an update.
 
-    A process without an example gets one without loss, since all processes take part in every update.
+    If it has none, it computes `stand_in` without loss, because all processes take part in every update.
 
     Args:
-        cost: of one more micro-batch, in tokens that could be computed in its time.
+        cost: of one more micro-batch: the tokens that could be computed in the same time.
         max_tokens: of a micro-batch; None is no limit.
     """
 
@@ -51,16 +51,21 @@ class Collator:
         return {"micro_batches": micro_batches, "tokens": sum(sources) + sum(targets), "targets": with_loss}
 
 
-def split_by_length(sources: Sequence[int], targets: Sequence[int], cost: int, max_tokens: int | None) -> list[slice]:
-    """Consecutive examples that are computed together; the last ones, which are the longest, come first.
+def without_loss(batch: Batch) -> Batch:
+    """The same batch; nothing is learned from it."""
+    return batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
 
-    The split has the least tokens altogether: each source and target is padded to the longest of its micro-batch, and
-    each micro-batch counts as `cost` more tokens. None has more than `max_tokens`, unless it is one example. By dynamic
-    programming over the ends of micro-batches.
+
+def split_by_length(sources: Sequence[int], targets: Sequence[int], cost: int, max_tokens: int | None) -> list[slice]:
+    """Slices of consecutive examples, one for each micro-batch. The last ones, which are the longest, come first.
+
+    The split minimises all tokens: sources and targets are padded to the longest of their micro-batch, and a
+    micro-batch counts as `cost` more tokens. None has more than `max_tokens`, unless it is a single example. The
+    algorithm is dynamic programming over the ends of micro-batches.
     """
     limit = math.inf if max_tokens is None else max_tokens
     without_pads = [0, *accumulate(map(add, sources, targets))]
-    least, begins = [0.0], [0]  # for the first so many examples: their cost, and where their last micro-batch begins
+    least, begins = [0.0], [0]  # of the first n examples: the cost, and the begin of the last micro-batch
     for end in range(1, len(sources) + 1):
         best, begin, source, target = math.inf, end - 1, 0, 0
         for start in range(end - 1, -1, -1):
@@ -79,12 +84,27 @@ def split_by_length(sources: Sequence[int], targets: Sequence[int], cost: int, m
     return slices
 
 
+def _packed(batches: list[Batch], max_tokens: int | None) -> list[Batch]:
+    """Packed batches are joined, up to `max_tokens` each. Padded batches stay as they are."""
+    if not is_packed(batches[0]):
+        return batches
+    rows, tokens = list[list[Batch]](), 0
+    for batch in batches:
+        own = batch["input_ids"].shape[1]
+        tokens += own
+        if not rows or (max_tokens is not None and tokens > max_tokens):
+            rows.append([])
+            tokens = own
+        rows[-1].append(batch)
+    return [concatenate(row) for row in rows]
+
+
 def example_count(batch: Batch) -> int:
     return len(batch["lengths" if is_packed(batch) else "labels"])
 
 
 def split_evenly(batch: Batch, pieces: int) -> Iterator[Batch]:
-    """The batch in so many smaller ones of as many examples each, or fewer where it has not as many."""
+    """The batch in at most so many smaller ones, of equally many examples."""
     if pieces == 1:
         yield batch
         return
@@ -106,23 +126,3 @@ def split_evenly(batch: Batch, pieces: int) -> Iterator[Batch]:
             "segment_sizes": torch.tensor([len(lengths)]),
         }
         start = end
-
-
-def without_loss(batch: Batch) -> Batch:
-    """The same batch, which teaches nothing."""
-    return batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
-
-
-def _packed(batches: list[Batch], max_tokens: int | None) -> list[Batch]:
-    """Packed batches joined into as few as hold `max_tokens` each; padded ones as they are."""
-    if not is_packed(batches[0]):
-        return batches
-    rows, tokens = list[list[Batch]](), 0
-    for batch in batches:
-        own = batch["input_ids"].shape[1]
-        tokens += own
-        if not rows or (max_tokens is not None and tokens > max_tokens):
-            rows.append([])
-            tokens = own
-        rows[-1].append(batch)
-    return [concatenate(row) for row in rows]

@@ -1,8 +1,8 @@
 """State of unfinished work, from which a killed stage resumes.
 
-It lies outside of the stage's outs, under `.scratch/<stage>/<fingerprint>/` of the main checkout (DVC_ROOT, also when
-an experiment runs in a temporary copy). The fingerprint covers everything that dvc.yaml lists for the stage, so a
-state serves no other inputs than its own.
+It is not in the stage's outs, but in `.scratch/<stage>/<fingerprint>/` of the main checkout (DVC_ROOT, also when an
+experiment runs in a temporary copy). The fingerprint covers everything that dvc.yaml lists for the stage, so no other
+inputs find this state.
 """
 
 import fcntl
@@ -33,14 +33,14 @@ def resumable_state(stage: str, nodes: int = 1, layout: str = "") -> Iterator[Pa
     """A folder for the state of this stage with these inputs. It is deleted when the block ends without an error.
 
     Args:
-        nodes: machines that do this work together; a stage runs on each.
-        layout: of the processes, where the form of the state depends on it.
+        nodes: number of machines that do this work together; the stage runs on each.
+        layout: of the processes, if the form of the state depends on it.
 
     Raises:
-        UserError: another process works in it.
+        UserError: another process uses the folder.
     """
     folder = Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / stage / _fingerprint(stage, layout)
-    if is_worker():  # the process that started it holds the folder
+    if is_worker():  # its parent has locked the folder
         yield folder
         return
     _forget(folder.parent)
@@ -50,23 +50,23 @@ def resumable_state(stage: str, nodes: int = 1, layout: str = "") -> Iterator[Pa
             fcntl.flock(lock, (fcntl.LOCK_EX if nodes == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise UserError(f"{stage}: process {lock.read().strip()} does this work already; wait or stop it") from None
+            raise UserError(f"{stage}: process {lock.read().strip()} already does this work; wait or stop it") from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield folder
-        shutil.rmtree(folder, ignore_errors=nodes > 1)  # another one may have come first
+        shutil.rmtree(folder, ignore_errors=nodes > 1)  # another node can be first
 
 
 def _forget(states: Path) -> None:
-    """Deletes states that nobody has resumed for a month: of parameters tried and dropped, most likely."""
+    """Deletes states that nobody has resumed for a month, such as those of settings that were only tried."""
     for state in states.glob("*"):
         if time.time() - max(path.stat().st_mtime for path in (state, *state.iterdir())) > _KEPT_SECONDS:
             shutil.rmtree(state)
 
 
 def _fingerprint(stage: str, layout: str) -> str:
-    """Of the stage's deps and params as dvc.yaml lists them, and of the libraries that compute its result."""
+    """A digest of the stage's deps and params as dvc.yaml lists them, and of the versions of the libraries."""
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(Path("params.yaml"))
     declared = yaml.load(Path("dvc.yaml"))["stages"][stage]
@@ -86,7 +86,7 @@ def _resolved(entry: str, params: dict[str, Any]) -> str:
 
 
 def _value(name: str, params: dict[str, Any]) -> Any:
-    """Of a section, or of `section.parameter`."""
+    """The value of a section, or of `section.parameter`."""
     for part in name.split("."):
         params = params[part]
     return params

@@ -1,4 +1,4 @@
-"""The order of training: which examples make an update, and which of them each process computes."""
+"""The order of training: the examples of each update, and the ones that each process computes."""
 
 import math
 import signal
@@ -17,10 +17,10 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Every example once an epoch, in a new random order, which the seed and the epoch fix.
+    """Every example once an epoch, in a new random order, which depends on the seed and the epoch only.
 
-    A batch holds `fit.batch_size` examples, or about `fit.batch_tokens` tokens, sorted by length. Of each batch,
-    process `rank` of `world_size` gets every world_size-th example, so that all get examples of like length.
+    A batch has `fit.batch_size` examples, or about `fit.batch_tokens` tokens, sorted by length. Process `rank` of
+    `world_size` gets every world_size-th example of it, so that all processes get examples of similar length.
     """
 
     def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world_size: int = 1) -> None:
@@ -38,7 +38,7 @@ class BatchSampler(Sampler[list[int]]):
         return (batch[self._rank :: self._world_size].tolist() for batch in self.batches(self._epoch))
 
     def at(self, step: int) -> list[int]:
-        """The whole batch of an update, counted from 0."""
+        """The whole batch of an update; updates are counted from 0."""
         epoch, place = divmod(step, self._count)
         return list(self.batches(epoch)[place].tolist())
 
@@ -50,12 +50,12 @@ class BatchSampler(Sampler[list[int]]):
     def _borders(self, order: Indices) -> Indices:
         if self._settings.batch_tokens is None:
             return np.arange(self._settings.batch_size, len(order), self._settings.batch_size)
-        # a border stands where the tokens so far pass the next of equal shares: the number of batches is then the
-        # same for every order
+        # a border is where the tokens so far exceed the next of equal shares, so that the number of batches is the same
+        # for every order
         lengths = self._lengths[order]
         shares = np.arange(1, self._count) * (int(lengths.sum()) / self._count)
         borders = np.searchsorted(np.cumsum(lengths) - lengths, shares)
-        # an example longer than a share would leave the next batch empty: each gets at least one
+        # an example longer than a share would leave the next batch empty: each batch gets at least one
         number = np.arange(1, self._count)
         borders = np.maximum.accumulate(np.maximum(borders, number) - number) + number
         return np.minimum(borders, len(order) - self._count + number)
@@ -68,7 +68,7 @@ def batches_per_epoch(lengths: Indices, settings: Fit) -> int:
 
 
 class UpdateLoader(DataLoader[Any]):
-    """Loads the share of this process in each update. The Trainer announces each epoch, which has its own order."""
+    """Loads this process's share of each update. Trainer calls `set_epoch`, since each epoch has its own order."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class UpdateLoader(DataLoader[Any]):
         self._order = sampler
 
     def __iter__(self) -> Iterator[UpdateBatch]:  # type: ignore[override]
-        """Each batch is made while the one before it is computed."""
+        """Makes each batch while the one before it is computed."""
         return prefetched(super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
@@ -95,5 +95,6 @@ class UpdateLoader(DataLoader[Any]):
 
 
 def _ignore_sigterm(worker: int) -> None:
-    """A whole group of processes may get the signal, and the training process still needs its loaders to save."""
+    """The signal can reach the whole group of processes, and the training process needs its loaders until it has
+    saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

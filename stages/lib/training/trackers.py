@@ -1,4 +1,4 @@
-"""Trackers to follow training with while it runs: those that transformers knows, and live plots of DVC."""
+"""Trackers that follow training while it runs: those of transformers, and live plots of DVC."""
 
 import os
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from stages.lib.core.params import suggestion
 from stages.lib.core.process import UserError
 
-REPORTS = Path("reports")  # in the checkout, ignored by git and DVC: nothing is made of it
+REPORTS = Path("reports")  # in the checkout; git and DVC ignore it, and no stage reads it
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises UserError where there is no such tracker, or it is not installed."""
+    """Raises UserError for a tracker that does not exist or is not installed."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(REPORTS / "tensorboard"))
     place, lines = "params.yaml: machine -> report_to", []
     for name in names:
@@ -30,10 +30,10 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def tracker_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
-    """The trackers that transformers can't start with settings that suit a stage: DVCLive's own would edit dvc.yaml."""
+    """Trackers that transformers can't start with the right settings: the usual ones of DVCLive would edit dvc.yaml."""
     if "dvclive" not in names:
         return []
-    from dvclive.live import Live  # two seconds, so only where it is asked for
+    from dvclive.live import Live  # takes two seconds to import
 
     live = Live(dir=str(REPORTS / "dvclive"), dvcyaml=None, save_dvc_exp=False, report="html")
     return [DVCLiveCallback(live=live)]

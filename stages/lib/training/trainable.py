@@ -1,4 +1,4 @@
-"""What of a network is trained: all of it, what freezing leaves, or small adapters beside frozen weights."""
+"""The weights that are trained: all, those that are not frozen, or small adapters beside frozen weights."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,20 @@ from stages.lib.core.process import UserError, first_line
 from stages.lib.models.quantization import dequantize, is_quantized, quantize
 from stages.lib.params.fit import Adapters, Fit, Freeze
 
-# peft takes seconds to import, so the functions below import it where there are adapters
+# peft takes seconds to import, so only functions that need it import it
 
-_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # as the models of transformers name their stacks
-# new weights: beside adapters, these are trained as a whole
+_LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # names of stacks in transformers
+# new weights, which are trained in full beside adapters
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head")
 
 
 def make_trainable(network: PreTrainedModel, settings: Fit) -> PreTrainedModel:
-    """The same network, with gradients only where `fit.freeze` and `fit.adapters` leave them. Adapters come with a
-    wrapper that behaves like the network.
+    """The same network, with gradients only for weights that `fit.freeze` and `fit.adapters` leave trainable. With
+    adapters, it is in a wrapper that behaves like the network.
 
     Raises:
-        UserError: a pattern matches no parameter, there are fewer layers, or nothing is left to train.
+        UserError: a pattern matches no parameter, there are fewer layers, adapters don't fit this model, or nothing is
+            left to train.
     """
     _freeze(network, settings.freeze)
     if settings.adapters is not None:
@@ -35,7 +36,7 @@ def make_trainable(network: PreTrainedModel, settings: Fit) -> PreTrainedModel:
 
 
 def merge_adapters(network: PreTrainedModel) -> PreTrainedModel:
-    """An ordinary network: what adapters have learned is added to the weights beside them (Hu et al. 2022)."""
+    """A network without adapters: their product is added to the weights beside them (Hu et al. 2022)."""
     if not has_adapters(network):
         return network
     adapted: Any = _beside_dequantized_weights(network) if is_quantized(network) else network
@@ -44,7 +45,7 @@ def merge_adapters(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_weights(network: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    """Replaces the weights that a checkpoint of the training run holds: all of them, or the trained ones."""
+    """Loads the weights of a checkpoint of the training run, which has all of them or the trained ones."""
     if hasattr(network, "unshard"):  # torch's FSDPModule
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
@@ -54,7 +55,7 @@ def load_weights(network: PreTrainedModel, weights: Mapping[str, Tensor]) -> Non
 
         set_peft_model_state_dict(network, weights)
     else:
-        network.load_state_dict(weights, strict=False)  # tied ones are saved once
+        network.load_state_dict(weights, strict=False)  # of tied weights, one is saved
 
 
 def has_adapters(network: nn.Module) -> bool:
@@ -62,7 +63,7 @@ def has_adapters(network: nn.Module) -> bool:
 
 
 def without_adapters(network: PreTrainedModel) -> PreTrainedModel:
-    """The network inside the wrapper of its adapters, which stay in place: its `generate` heeds its own settings."""
+    """The network inside the wrapper of its adapters, which still compute. Its `generate` uses its own settings."""
     inner: Any = network
     if has_adapters(network):
         inner = inner.get_base_model()
@@ -91,7 +92,7 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
         if freeze.first_layers > there:
             lines.append(f"fit -> freeze -> first_layers: the model has {there}")
         frozen.update(name for name, layer in layers.items() if layer < freeze.first_layers)
-    if freeze.embeddings:  # the output layer too, where it shares them: that is one parameter of one name
+    if freeze.embeddings:  # also of an output layer that shares them, since that is the same parameter
         frozen.update(f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Embedding))
     if lines:
         raise UserError(lines)
@@ -101,7 +102,7 @@ def _freeze(network: PreTrainedModel, freeze: Freeze) -> None:
 
 
 def _layers(names: Iterable[str]) -> dict[str, int]:
-    """Parameters that belong to a layer -> its number, counted from the lowest."""
+    """Name of each parameter in a layer -> number of the layer, counted from the input."""
     return {name: int(found[1]) for name in names if (found := _LAYER.search(f".{name}"))}
 
 
@@ -127,8 +128,8 @@ def _with_adapters(network: PreTrainedModel, adapters: Adapters) -> PreTrainedMo
 
 
 def _beside_dequantized_weights(network: Any) -> Any:
-    """The same adapters beside weights that are quantized no more, so that they can be added to those. On the CPU,
-    since a GPU may have no room for them."""
+    """The same adapters beside dequantized weights, to which they can be added. On the CPU, because they may not fit
+    on a GPU."""
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     config, trained = network.peft_config["default"], get_peft_model_state_dict(network)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.training_args import ParallelMode
+from transformers.utils.logging import set_verbosity_error
 
 from stages.lib.core.process import UserError, first_line
 from stages.lib.models.devices import deterministic, own_device, uses_bfloat16
@@ -21,18 +23,19 @@ from stages.lib.models.losses import example_losses, losses_of, summed_loss
 from stages.lib.params.machine import Machine
 from stages.lib.params.train import FitSettings
 from stages.lib.records.tokenized_examples import TokenizedDataset
-from stages.lib.training.checkpoints import mark_complete
+from stages.lib.training.callbacks import best_steps, patience_is_over
+from stages.lib.training.checkpoints import mark_complete, mean_weights, newest_complete
 from stages.lib.training.micro_batches import BatchOf, Collator, UpdateBatch, example_count, split_evenly
 from stages.lib.training.sampler import BatchSampler, UpdateLoader
-from stages.lib.training.trainable import has_adapters, without_adapters
+from stages.lib.training.trainable import has_adapters, load_weights, without_adapters
 
-Scorer = Callable[[PreTrainedModel], float]  # gives a score of the texts that a network generates
+Scorer = Callable[[PreTrainedModel], float]  # a network -> the score of the texts that it generates
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 100
-# tokens that could be computed while the kernels of one more micro-batch are started; of a GPU an estimate
+# tokens that could be computed while the kernels of one more micro-batch are started; an estimate for a GPU
 _MICRO_BATCH_COST = {"cpu": 64, "cuda": 8192}
-# tokens beyond which a micro-batch is no faster, and only takes more memory
+# a micro-batch of more tokens is no faster, and takes more memory
 _MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": None}
 
 
@@ -43,7 +46,7 @@ class Diverged(UserError):
 def training_arguments(
     settings: FitSettings, steps: int, folder: Path, machine: Machine, title: str
 ) -> TrainingArguments:
-    never = steps + 1  # our callbacks choose the steps of evaluation and saving, but Trainer wants a period
+    never = steps + 1  # callbacks choose the steps of evaluation and saving, but Trainer requires a period
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -56,8 +59,8 @@ def training_arguments(
         bf16=uses_bfloat16(settings.precision),
         torch_compile=settings.compile,
         use_liger_kernel=settings.liger,
-        liger_kernel_config={"fused_linear_cross_entropy": False},  # our logits are those of targets alone
-        use_cpu=not torch.cuda.is_available(),  # else bf16 is refused where there is no GPU
+        liger_kernel_config={"fused_linear_cross_entropy": False},  # logits are computed at targets only
+        use_cpu=not torch.cuda.is_available(),  # else bf16 is refused without a GPU
         activation_checkpointing=machine.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         seed=settings.seed,
@@ -75,13 +78,13 @@ def training_arguments(
         report_to=[name for name in machine.report_to if name != "dvclive"],
         run_name=title,
     )
-    if arguments.parallel_mode is ParallelMode.NOT_DISTRIBUTED:  # several GPUs need several processes
+    if arguments.parallel_mode is ParallelMode.NOT_DISTRIBUTED:  # one process computes on one GPU
         arguments._n_gpu = 1
     return arguments
 
 
 def autocast(settings: FitSettings) -> torch.autocast:
-    """The precision of training, also where Trainer doesn't wrap the network: below adapters, and before training."""
+    """The precision of training, for passes that Trainer does not wrap: below adapters, and before training."""
     return torch.autocast(own_device().type, torch.bfloat16, uses_bfloat16(settings.precision))
 
 
@@ -92,18 +95,18 @@ def make_collator(network: PreTrainedModel, train: TokenizedDataset, settings: F
 
 
 def _batch_of(network: PreTrainedModel, train: TokenizedDataset, settings: FitSettings) -> BatchOf:
-    """Packed where the model can. torch.compile would start again with every length of a packed row, and NEFTune's
-    noise depends on the length of a row."""
-    interface, some = interface_of(network), [train[0], train[len(train) - 1]]
+    """Packed batches if the model supports them. Compiled models need padded ones, since torch.compile would compile
+    for every length of a packed row. NEFTune needs them too: its noise depends on the length of a row."""
+    interface, examples = interface_of(network), [train[0], train[len(train) - 1]]
     needs_rows = settings.compile or settings.neftune_alpha > 0
     with autocast(settings):
-        if isinstance(interface, Causal) and not needs_rows and interface.supports_packing(network, some):
+        if isinstance(interface, Causal) and not needs_rows and interface.supports_packing(network, examples):
             return interface.packed_batch
     return interface.training_batch
 
 
 class TargetTrainer(Trainer):
-    """Computes each update in micro-batches, and halves these where memory ends."""
+    """Computes each update in micro-batches, and halves them when memory ends."""
 
     loss_is_scaled_for_ga = True
 
@@ -126,10 +129,31 @@ class TargetTrainer(Trainer):
         self._decayed = [w for name, w in network.named_parameters() if name in decayed and w.requires_grad]
         rank, world_size = arguments.process_index, arguments.world_size
         self._order = BatchSampler(train.lengths(), settings, rank, world_size)
-        # whether sums may come out differently each time; one of several processes could not try again alone
+        # whether sums can differ from run to run; one of several processes could not compute an update again alone
         self._varies = arguments.world_size > 1
-        self.halvings = 0  # of every micro-batch, since memory ended; a checkpoint holds it
+        self.halvings = 0  # how often micro-batches were halved; part of every checkpoint
         self.tokens = 0  # read by this process
+
+    def run(self, patience: int | None) -> None:
+        """Trains, from the newest complete checkpoint if there is one. Afterwards the network has its best weights.
+
+        If the run was finished before, only these are loaded: Trainer would continue.
+        """
+        set_verbosity_error()  # transformers' warnings about checkpoints don't apply here
+        with self.accelerator.main_process_first():
+            checkpoint = newest_complete(Path(str(self.args.output_dir)))
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            if state.global_step >= self.args.max_steps or (patience is not None and patience_is_over(state, patience)):
+                self.state = state
+                best = checkpoint.with_name(f"checkpoint-{best_steps(state, 1)[0]}")
+                load_weights(self.network, mean_weights([best]))
+                return
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """Update steps, and what was logged there under this name."""
+        return [(int(entry["step"]), entry[name]) for entry in self.state.log_history if name in entry]
 
     def get_train_dataloader(self) -> UpdateLoader:
         collate = make_collator(self.network, self._train, self._settings)
@@ -140,10 +164,10 @@ class TargetTrainer(Trainer):
         return self.accelerator.reduce(targets, "sum") if self.args.world_size > 1 else targets
 
     def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # Trainer's estimate reads one batch of the form it knows
+        return 0  # Trainer's own estimate does not know our batches
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Gradients of this process's share of an update, and its share of the mean loss."""
+        """Computes the gradients of this process's share of an update. Returns its share of the mean loss."""
         model.train()
         micro_batches = [on_device(batch, self.network) for batch in inputs["micro_batches"]]
         update: UpdateBatch = inputs | {"micro_batches": micro_batches}
@@ -162,7 +186,7 @@ class TargetTrainer(Trainer):
         return loss
 
     def micro_batches(self, update: UpdateBatch) -> list[Batch]:
-        """What is computed one after the other."""
+        """Those of the update, halved as often as memory has ended."""
         return [half for batch in update["micro_batches"] for half in split_evenly(batch, 2**self.halvings)]
 
     def _accumulated(self, model: nn.Module, micro_batches: list[Batch], targets: Tensor) -> Tensor:
@@ -171,7 +195,7 @@ class TargetTrainer(Trainer):
             is_last = number == len(micro_batches)
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 loss = summed_loss(self._interface, model, batch, self._settings.label_smoothing)
-                # the gradients of several processes are averaged, so each one's share is scaled up
+                # the gradients of several processes are averaged, so each share is scaled up
                 loss = loss / targets * self.args.world_size
                 if self._settings.l1 and is_last:
                     loss = loss + self._settings.l1 * self.l1_norm(self._decayed)
@@ -183,7 +207,7 @@ class TargetTrainer(Trainer):
         return torch.stack([each.abs().sum() for each in weights]).sum()
 
     def _halve(self, model: nn.Module, micro_batches: list[Batch]) -> None:
-        """After the end of memory: smaller micro-batches from now on, and none of the gradients so far."""
+        """When memory has ended: smaller micro-batches from now on; the gradients so far don't count."""
         largest = max(map(example_count, micro_batches))
         if largest == 1 or self.args.world_size > 1:  # the other processes wait for this one's gradients
             raise UserError(no_memory_line(self.title, f" at step {self.state.global_step + 1}"))
@@ -193,7 +217,7 @@ class TargetTrainer(Trainer):
         print(f"{self.title}: memory has ended; micro-batches now have at most {math.ceil(largest / 2)} examples")
 
     def _let_vary(self, model: nn.Module, error: RuntimeError) -> None:
-        """After an operation that has no deterministic way: by the usual way from now on."""
+        """When an operation has no deterministic implementation: the usual ones from now on."""
         if self._varies or "deterministic" not in str(error):
             raise error
         self._varies = True
@@ -201,7 +225,7 @@ class TargetTrainer(Trainer):
         print(f"{self.title}: sums vary on this GPU; after a kill, the last digits may differ ({first_line(error)})")
 
     def _check_finite(self, loss: Tensor) -> None:
-        """Raises Diverged, in every process, where the loss of this batch is no number in one of them."""
+        """Raises Diverged, in every process, if the loss of this batch is not finite in one of them."""
         broken_here = (~torch.isfinite(loss)).float()
         if not (self.accelerator.reduce(broken_here, "sum") if self.args.world_size > 1 else broken_here).item():
             return
@@ -226,7 +250,7 @@ class TargetTrainer(Trainer):
         return metrics
 
     def evaluate_metric(self) -> float:
-        """What chooses the best checkpoint, of the network as it is: its score, or its loss without a scorer."""
+        """The value of the present weights that decides between checkpoints: the score, or else the loss."""
         return self._validation_loss() if self._scorer is None else self._score()
 
     def _score(self) -> float:
@@ -251,18 +275,18 @@ class TargetTrainer(Trainer):
         return float(total_loss / total_tokens)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Weights under the names that the network has for them: under those of the hub, not all would be found."""
+        """Weights keep the names that the network has for them: with those of the hub, not all would be found."""
         if has_adapters(self.network):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             self.network.save_pretrained(output_dir or str(self.args.output_dir), save_original_format=False)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # the first process saves what is left of each process's losses since the last point of the curve
+        # the main process saves, for each process, the loss since the last point of the curve
         self.unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each has files of its own in there
+            self.accelerator.wait_for_everyone()  # each writes files of its own
             if self.is_world_process_zero():
                 mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
         except (OSError, RuntimeError, SafetensorError) as error:
