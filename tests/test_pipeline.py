@@ -107,6 +107,87 @@ def restored(unedited: Path) -> Path:
     return unedited
 
 
+def longer_training(folder: Path, epochs: int) -> None:
+    """Of other epochs in each test: DVC would take the result of a run with the same settings from its cache."""
+    edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {epochs}")
+    edit(folder, "checkpoint_seconds: 600", "checkpoint_seconds: 0.2")
+    edit(folder, "\n  dropout: 0.1", "\n  dropout: 0.0")
+    (folder / "data/tune_hyperparameters/best.json").write_text("{}")
+    run(folder, "dvc", "commit", "-q", "-f", "tune-hyperparameters")
+
+
+def kill_in_training(folder: Path) -> None:
+    """Kills `dvc repro` after the first checkpoint, and waits until its stage has ended too."""
+    # a plain sh stays between DVC and the stage, where bash would not
+    shell = ENVIRONMENT | {"SHELL": "/bin/sh"}
+    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=folder, env=shell, stdout=PIPE, stderr=PIPE)
+    checkpoints = wait_for(lambda: list(folder.glob(".scratch/train/*/checkpoint-*/complete.json")))
+    stage = int((checkpoints[0].parents[1] / "lock").read_text())
+    dvc.kill()
+    dvc.wait()
+    wait_for(lambda: not Path(f"/proc/{stage}").exists())
+    assert not (folder / "data/train/model").exists(), "it was killed too late to show anything"
+
+
+def test_after_a_kill_no_stage_is_left_and_the_next_run_gives_the_same_bytes(restored: Path) -> None:
+    longer_training(restored, epochs=20)
+    run_stage(restored, "train")
+    expected = contents(restored / "data/train")
+    kill_in_training(restored)
+    run(restored, "dvc", "repro", "train")
+    assert contents(restored / "data/train") == expected
+    assert not list(restored.glob(".scratch/train/*"))
+
+
+def test_two_processes_train_as_one_does_and_resume_after_a_kill(restored: Path) -> None:
+    """Their losses are those of one process, except for rounding. Each process saves what it alone knows."""
+    longer_training(restored, epochs=19)
+    run_stage(restored, "train")
+    alone = json.loads((restored / "data/train/report/curve.json").read_text())
+    edit(restored, "train_processes: 1", "train_processes: 2")
+    assert run(restored, *TRAIN).count("train: best validation loss") == 1
+    assert_same_curve(restored, alone)
+    expected = contents(restored / "data/train")
+    kill_in_training(restored)
+    run(restored, "dvc", "repro", "train")
+    assert contents(restored / "data/train") == expected
+    assert not list(restored.glob(".scratch/train/*"))
+
+
+def test_two_nodes_hold_a_model_together_and_leave_an_ordinary_one(restored: Path) -> None:
+    longer_training(restored, epochs=2)
+    run_stage(restored, "train")
+    alone = json.loads((restored / "data/train/report/curve.json").read_text())
+    model = load_file(restored / "data/train/model/model.safetensors")
+    edit(restored, "nodes: 1\n  rendezvous:", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
+    edit(restored, "sharded: false", "sharded: true")
+    first = subprocess.Popen(TRAIN, cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
+    run(restored, *TRAIN)
+    printed = first.communicate()[0].decode()
+    assert first.returncode == 0, printed
+    assert_same_curve(restored, alone)
+    put_together = load_file(restored / "data/train/model/model.safetensors")
+    assert model.keys() == put_together.keys()
+    assert all(torch.allclose(put_together[name], model[name], atol=1e-3) for name in model)
+
+
+def assert_same_curve(folder: Path, expected: dict[str, list[tuple[int, float]]]) -> None:
+    found = json.loads((folder / "data/train/report/curve.json").read_text())
+    for name in ("training", "validation"):
+        assert [step for step, _ in found[name]] == [step for step, _ in expected[name]]
+        assert [loss for _, loss in found[name]] == pytest.approx([loss for _, loss in expected[name]], rel=1e-3)
+
+
+def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
+    edit(restored, "train_processes: 1", "train_processes: 2")
+    edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
+    (restored / "data/tune_hyperparameters/best.json").write_text("{}")
+    failed = subprocess.run(TRAIN, cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.count("no finite number") == 1, failed.stderr
+    assert "Traceback" not in failed.stderr, failed.stderr
+
+
 def test_a_second_run_runs_no_stage_and_changes_no_file(restored: Path) -> None:
     assert ran(run(restored, "dvc", "repro")) == []
     assert run(restored, "git", "status", "--porcelain") == ""
@@ -264,87 +345,6 @@ def test_bad_input_is_one_line_and_loses_nothing(restored: Path) -> None:
     edit(restored, "{fact}", "{facts}")
     assert ran(run(restored, "dvc", "repro")) == []
     assert (restored / "data/train/model/model.safetensors").read_bytes() == model
-
-
-def longer_training(folder: Path, epochs: int) -> None:
-    """Of other epochs in each test: DVC would take the result of a run with the same settings from its cache."""
-    edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {epochs}")
-    edit(folder, "checkpoint_seconds: 600", "checkpoint_seconds: 0.2")
-    edit(folder, "\n  dropout: 0.1", "\n  dropout: 0.0")
-    (folder / "data/tune_hyperparameters/best.json").write_text("{}")
-    run(folder, "dvc", "commit", "-q", "-f", "tune-hyperparameters")
-
-
-def kill_in_training(folder: Path) -> None:
-    """Kills `dvc repro` after the first checkpoint, and waits until its stage has ended too."""
-    # a plain sh stays between DVC and the stage, where bash would not
-    shell = ENVIRONMENT | {"SHELL": "/bin/sh"}
-    dvc = subprocess.Popen(["dvc", "repro", "train"], cwd=folder, env=shell, stdout=PIPE, stderr=PIPE)
-    checkpoints = wait_for(lambda: list(folder.glob(".scratch/train/*/checkpoint-*/complete.json")))
-    stage = int((checkpoints[0].parents[1] / "lock").read_text())
-    dvc.kill()
-    dvc.wait()
-    wait_for(lambda: not Path(f"/proc/{stage}").exists())
-    assert not (folder / "data/train/model").exists(), "it was killed too late to show anything"
-
-
-def test_after_a_kill_no_stage_is_left_and_the_next_run_gives_the_same_bytes(restored: Path) -> None:
-    longer_training(restored, epochs=20)
-    run_stage(restored, "train")
-    expected = contents(restored / "data/train")
-    kill_in_training(restored)
-    run(restored, "dvc", "repro", "train")
-    assert contents(restored / "data/train") == expected
-    assert not list(restored.glob(".scratch/train/*"))
-
-
-def test_two_processes_train_as_one_does_and_resume_after_a_kill(restored: Path) -> None:
-    """Their losses are those of one process, except for rounding. Each process saves what it alone knows."""
-    longer_training(restored, epochs=19)
-    run_stage(restored, "train")
-    alone = json.loads((restored / "data/train/report/curve.json").read_text())
-    edit(restored, "train_processes: 1", "train_processes: 2")
-    assert run(restored, *TRAIN).count("train: best validation loss") == 1
-    assert_same_curve(restored, alone)
-    expected = contents(restored / "data/train")
-    kill_in_training(restored)
-    run(restored, "dvc", "repro", "train")
-    assert contents(restored / "data/train") == expected
-    assert not list(restored.glob(".scratch/train/*"))
-
-
-def test_two_nodes_hold_a_model_together_and_leave_an_ordinary_one(restored: Path) -> None:
-    longer_training(restored, epochs=2)
-    run_stage(restored, "train")
-    alone = json.loads((restored / "data/train/report/curve.json").read_text())
-    model = load_file(restored / "data/train/model/model.safetensors")
-    edit(restored, "nodes: 1\n  rendezvous:", f"nodes: 2\n  rendezvous: localhost:{free_port()}")
-    edit(restored, "sharded: false", "sharded: true")
-    first = subprocess.Popen(TRAIN, cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=STDOUT)
-    run(restored, *TRAIN)
-    printed = first.communicate()[0].decode()
-    assert first.returncode == 0, printed
-    assert_same_curve(restored, alone)
-    put_together = load_file(restored / "data/train/model/model.safetensors")
-    assert model.keys() == put_together.keys()
-    assert all(torch.allclose(put_together[name], model[name], atol=1e-3) for name in model)
-
-
-def assert_same_curve(folder: Path, expected: dict[str, list[tuple[int, float]]]) -> None:
-    found = json.loads((folder / "data/train/report/curve.json").read_text())
-    for name in ("training", "validation"):
-        assert [step for step, _ in found[name]] == [step for step, _ in expected[name]]
-        assert [loss for _, loss in found[name]] == pytest.approx([loss for _, loss in expected[name]], rel=1e-3)
-
-
-def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
-    edit(restored, "train_processes: 1", "train_processes: 2")
-    edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
-    (restored / "data/tune_hyperparameters/best.json").write_text("{}")
-    failed = subprocess.run(TRAIN, cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr.count("no finite number") == 1, failed.stderr
-    assert "Traceback" not in failed.stderr, failed.stderr
 
 
 def free_port() -> int:

@@ -72,6 +72,14 @@ def test_changes_that_the_stage_does_not_depend_on_keep_the_state(project: Path)
     assert state() == before
 
 
+@pytest.mark.parametrize("name", ["weights/README.md", "data/__pycache__/code.cpython-311.pyc"])
+def test_bytecode_and_prose_keep_the_state(project: Path, name: str) -> None:
+    before = state()
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("new")
+    assert state() == before
+
+
 def test_the_state_is_in_the_main_checkout_and_deleted_after_the_work(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

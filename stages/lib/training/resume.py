@@ -94,4 +94,9 @@ def _value(name: str, params: dict[str, Any]) -> Any:
 
 def _digests(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {str(file): sha256_of(file) for file in files}
+    return {str(file): sha256_of(file) for file in files if not _is_ignored(file)}
+
+
+def _is_ignored(file: Path) -> bool:
+    """Files in a folder of code or weights that .dvcignore excludes too. Python writes bytecode while a stage runs."""
+    return file.suffix in (".pyc", ".md")
