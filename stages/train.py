@@ -22,7 +22,7 @@ from stages.lib.models.loading import base_model, parameter_count
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.params.train import FitSettings, Train
+from stages.lib.params.train import FitSettings, Train, check_sharding
 from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
 from stages.lib.training.distributed import launch_distributed
 from stages.lib.training.estimate import estimate
@@ -39,6 +39,7 @@ TARGET = Path("data/train")
 
 def main() -> None:
     fit_, train_, machine = read_section(Fit), read_section(Train), read_section(Machine)
+    check_sharding(fit_, machine)
     settings = FitSettings(**dict(fit_), **dict(train_))
     layout = f"{machine.world_size} processes{', sharded' if machine.sharded else ''}"
     with resumable_state("train", machine.nodes, layout) as folder:

@@ -15,7 +15,8 @@ from stages.lib.core.process import UserError
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Prepare
-from tests.build import PARAMS, PROJECT
+from stages.lib.params.train import check_sharding
+from tests.build import PARAMS, PROJECT, section
 
 GONE = object()
 
@@ -310,6 +311,13 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
 )
 def test_a_mistake_is_one_line(edits: dict[str, Any], line: str) -> None:
     assert mistakes(edits) == [line]
+
+
+def test_quantized_weights_are_not_sharded() -> None:
+    machine = section(Machine, sharded=True, train_processes=2)
+    check_sharding(section(Fit), machine)
+    with pytest.raises(UserError, match="machine -> sharded: quantized weights can't be sharded"):
+        check_sharding(section(Fit, adapters={"quantize": True}), machine)
 
 
 def test_a_scenario_is_named_by_a_word() -> None:

@@ -12,8 +12,11 @@ from stages.lib.core.params import PARAMS, read_scenario, read_section, read_yam
 from stages.lib.core.process import UserError, launch
 from stages.lib.ingest.readers import origins
 from stages.lib.params.evaluate import Evaluate
+from stages.lib.params.fit import Fit
+from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
+from stages.lib.params.train import check_sharding
 
 # old place -> new place, or what to write instead; * stands for any scenario
 RENAMED = {
@@ -49,6 +52,7 @@ RENAMED = {
 def main() -> None:
     if lines := list(renamed(read_yaml())):
         raise UserError(lines)
+    check_sharding(read_section(Fit), read_section(Machine))
     prepare, model, evaluate = read_section(Prepare), read_section(Model), read_section(Evaluate)
     raw = Path(prepare.folder) / read_scenario()
     folders = {
