@@ -35,6 +35,8 @@ bench: $(TEST_READY)  ## the measurements, after make repro; CHECKPOINT=folder: 
 	@python -m tests.benchmarks.near_duplicates
 	@python -m tests.benchmarks.json_lists
 	@python -m tests.benchmarks.start_up
+	@python -m tests.benchmarks.resampling
+	@python -m tests.benchmarks.planted_slots
 	@python -m tests.benchmarks.copying
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 	@python -m tests.benchmarks.kills

@@ -1,104 +1,125 @@
-"""Predictions and every stage's report -> scores, plots and tables in metrics/, small enough for git.
+"""Predictions and every stage's report -> scores, plots, tables and pages.
 
-Reads:  predictions.jsonl of data/predict/ and data/predict_base/, data/prepare/labels.json, and report/ of the stages
-        before.
-Writes: metrics/<stage>.json, metrics/evaluate.signatures.json (how each score was computed), metrics/predictions.md
-        (the best and the worst), metrics/{prepare,tokenize}.md (examples of the data) and metrics/plots/*.csv.
-Random: nothing.
+Reads:  predictions.jsonl of data/predict/ and data/predict_base/, no_input.json, data/prepare/train/ (what training has
+        seen) and labels.json, and report/ of the stages before.
+Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run), scores.json (all, and how each was
+        computed), <stage>.json, predictions.md (the worst and the best), {prepare,tokenize}.md (examples of the data)
+        and plots/*.csv. For DVC, in data/evaluate/: scores.parquet (the scores of every example, for comparisons),
+        report.html and README.md (the model card).
+Random: the resamples that intervals come from; they are the same in every run.
 """
 
 import csv
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stages.lib.core.files import atomic_file, read_json, write_json, write_text
 from stages.lib.core.markdown import table, write_page
-from stages.lib.core.params import read_section
-from stages.lib.core.process import launch
+from stages.lib.core.params import read_scenario, read_section
+from stages.lib.core.process import UserError, launch
 from stages.lib.params.evaluate import Evaluate
+from stages.lib.records.examples import Question, count_examples, read_examples, read_labels
 from stages.lib.records.predictions import Prediction, read_predictions
-from stages.lib.scores.bleu_chrf_ter import sentence_chrf
-from stages.lib.scores.diagnostics import diagnostics
+from stages.lib.reports.model_card import model_card
+from stages.lib.reports.pages import report_page
+from stages.lib.reports.summary import full, lean, page_facts, rounded, terminal, told
 from stages.lib.scores.labels import confusion
-from stages.lib.scores.registry import text_scores
-from stages.lib.scores.score import Score
+from stages.lib.scores.results import Results, measure
+from stages.lib.scores.scored import scored, write_scored
 
 SOURCE = Path("data")
 TARGET = Path("metrics")
+PAGES = Path("data/evaluate")
 
 REPORTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
 PREVIEWS = ("prepare", "tokenize")
 
+_MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
 _MOST_POINTS = 5000  # of the plot of lengths, which would have one for each prediction; plots are kept in git
 
 
 def main() -> None:
-    run(read_section(Evaluate), source=SOURCE, target=TARGET)
+    run(read_section(Evaluate), read_scenario(), source=SOURCE, target=TARGET, pages=PAGES)
 
 
-def run(params: Evaluate, source: Path, target: Path) -> None:
-    after = list(read_predictions(source / "predict/predictions.jsonl"))
-    before = list(read_predictions(source / "predict_base/predictions.jsonl"))
-    texts, model = text_scores(after, params), model_scores(after)
-    scores = _numbers(texts, model, after)
-    if before:
-        scores["before_training"] = _numbers(text_scores(before, params), model_scores(before), before)
-    write_json(target / "evaluate.json", scores)
-    write_json(target / "evaluate.signatures.json", {name: s.signature for name, s in (texts | model).items()})
+def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path) -> None:
+    after, before = (
+        list(read_predictions(source / stage / "predictions.jsonl")) for stage in ("predict", "predict_base")
+    )
+    if not after:
+        raise UserError(f"evaluate: no predictions in {source / 'predict'}: no example of the test split was tokenized")
+    labels = read_labels(source / "prepare/labels.json")
+    no_input = read_json(source / "predict/no_input.json")["prediction"]
+    results = measure(after, before, _some_of_train(source / "prepare/train"), labels, no_input, params)
+    about = {"task": scenario, **read_json(source / "train/report/settings.json")}
+    stats = {stage: read_json(source / stage / "report/stats.json") for stage in REPORTS}
+    write_json(target / "evaluate.json", lean(results, about))
+    write_json(target / "scores.json", full(results, about))
     for stage in REPORTS:
-        write_json(target / f"{stage}.json", read_json(source / stage / "report/stats.json"))
+        write_json(target / f"{stage}.json", stats[stage])
     for stage in PREVIEWS:
         write_text(target / f"{stage}.md", (source / stage / "report/preview.md").read_text("utf-8"))
-    _write_plots(target / "plots", after, source)
-    _write_table(target / "predictions.md", after, params.shown_predictions)
-    print(_summary(scores, len(after)))
+    worst_first = _worst_first(after, results)
+    _write_plots(target / "plots", after, results, labels, source)
+    _write_table(target / "predictions.md", worst_first, params.shown_predictions)
+    write_scored(pages / "scores.parquet", scored(after, results.scores | results.diagnostics))
+    curve = read_json(source / "train/report/curve.json")
+    facts = page_facts(results, about, stats, curve, _trials(source), worst_first)
+    write_text(pages / "report.html", report_page(facts))
+    write_text(pages / "README.md", model_card(facts))
+    print("\n".join(terminal(results, about)))
+    if params.fail_on_missed_goal:
+        _check_goals(results)
 
 
-def model_scores(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """Over all references: the summed loss, divided by all tokens or bytes. So no text counts more than its tokens.
-
-    Perplexity depends on the tokenizer. Bits per byte of UTF-8 does not, so it compares any two models.
-    """
-    nats = sum(prediction.reference_nats for prediction in predictions)
-    tokens = sum(prediction.reference_tokens for prediction in predictions)
-    size = sum(prediction.reference_bytes for prediction in predictions)
-    return {
-        "perplexity": Score(math.exp(nats / tokens), "per:target token|loss:summed"),
-        "bits_per_byte": Score(nats / math.log(2) / size, "per:UTF-8 byte of the references|loss:summed"),
-    }
+def _some_of_train(folder: Path) -> list[Question]:
+    """Evenly spaced questions."""
+    every = -(-count_examples(folder) // _MOST_TRAIN_EXAMPLES) or 1
+    return [question for example in islice(read_examples(folder), 0, None, every) for question in example.questions()]
 
 
-def _numbers(texts: dict[str, Score], model: dict[str, Score], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Rounded: scores of texts to 2 decimals, of the model to 5 significant digits."""
-    return {
-        **{name: round(score.value, 2) for name, score in texts.items()},
-        **{name: float(f"{score.value:.5g}") for name, score in model.items()},
-        "diagnostics": {name: round(value, 4) for name, value in diagnostics(predictions).items()},
-    }
+def _worst_first(predictions: Sequence[Prediction], results: Results) -> list[dict[str, Any]]:
+    """Those with the most faults first; of equally many, those that are least like their references."""
+    entries = list(told(predictions, results))
+    return sorted(entries, key=lambda entry: (-len(entry["faults"]), entry["likeness"]))
 
 
-def _write_plots(folder: Path, predictions: Sequence[Prediction], source: Path) -> None:
+def _write_plots(
+    folder: Path, predictions: Sequence[Prediction], results: Results, labels: Sequence[str], source: Path
+) -> None:
     curve = read_json(source / "train/report/curve.json")
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
     shown = predictions[:: -(-len(predictions) // _MOST_POINTS)]
     lengths = [(len(own.references[0].split()), len(own.prediction.split())) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
-    labels = read_json(source / "prepare/labels.json")["labels"]
     _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(predictions) if labels else ())
-    trials = _trials(source / "tune_hyperparameters/report/trials.csv")
+    trials = [(_title(own), own["validation_loss"]) for own in _trials(source) if own["validation_loss"] is not None]
     _write_csv(folder / "trials.csv", ("trial", "validation_loss"), trials)
+    _write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
 
 
-def _trials(report: Path) -> Iterator[tuple[str, str]]:
-    """A label with the settings of each trial, and its loss. Trials without a finite loss are left out."""
-    with report.open(newline="") as file:
-        for row in csv.DictReader(file):
-            number, loss = row.pop("trial"), row.pop("validation_loss")
-            if loss:
-                yield f"{number}: {', '.join(f'{name} {value}' for name, value in row.items())}", loss
+def _trials(source: Path) -> list[dict[str, Any]]:
+    """Number, loss and settings of each trial. The loss of one that did not end with a finite one is None."""
+    with (source / "tune_hyperparameters/report/trials.csv").open(newline="") as file:
+        trials = [dict[str, Any](row) for row in csv.DictReader(file)]
+    losses = (float(trial["validation_loss"]) if trial["validation_loss"] else None for trial in trials)
+    return [trial | {"validation_loss": loss} for trial, loss in zip(trials, losses, strict=True)]
+
+
+def _title(trial: Mapping[str, Any]) -> str:
+    settings = (f"{name} {value}" for name, value in trial.items() if name not in ("trial", "validation_loss"))
+    return f"{trial['trial']}: {', '.join(settings)}"
+
+
+def _parts(results: Results) -> Iterator[tuple[str, float]]:
+    """The first headline score of each part of the test split."""
+    for part in results.parts:
+        if part.score == results.headline[0]:
+            few = ", few" if part.is_small else ""
+            yield f"{part.by}: {part.value} ({part.examples}{few})", rounded(part.result, part.interval)
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -108,23 +129,24 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _write_table(path: Path, predictions: Sequence[Prediction], shown: int) -> None:
-    ranked = sorted(((sentence_chrf(prediction), prediction) for prediction in predictions), key=lambda entry: entry[0])
+def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], shown: int) -> None:
     sections = []
-    for title, entries in (("Worst", ranked[:shown]), ("Best", ranked[::-1][:shown])):
-        rows = [(f"{score:.1f}", p.source, p.prediction, p.references[0]) for score, p in entries]
-        sections.append(table(title, ("chrF", "source", "prediction", "first reference"), rows))
-    write_page(path, "Predictions, by chrF against their references", sections)
+    for title, entries in (("Worst", worst_first[:shown]), ("Best", worst_first[::-1][:shown])):
+        rows = [
+            (", ".join(e["faults"]), f"{e['likeness']:.1f}", e["source"], e["prediction"], e["references"][0])
+            for e in entries
+        ]
+        sections.append(table(title, ("faults", "chrF", "source", "prediction", "first reference"), rows))
+    write_page(path, "Predictions, by their faults, then by chrF against their references", sections)
 
 
-def _summary(scores: dict[str, Any], predictions: int) -> str:
-    before = scores.get("before_training", {})
-    lines = [f"evaluate: {predictions:,} predictions" + (" (score before training)" if before else "")]
-    for name, value in scores.items():
-        if isinstance(value, float):
-            lines.append(f"  {name:<20}{value:>10g}" + (f"  ({before[name]:g})" if before else ""))
-    lines += [f"  {name:<20}{value:>10g}" for name, value in scores["diagnostics"].items()]
-    return "\n".join(lines)
+def _check_goals(results: Results) -> None:
+    """Raises UserError with a line for each goal that is missed."""
+    if missed := {name: goal for name, goal in results.goals.items() if goal.verdict == "missed"}:
+        raise UserError(
+            f"evaluate -> goals: {name} is {goal.score:.4g}, and its goal is {goal.goal:g}"
+            for name, goal in missed.items()
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """The trained model -> predictions for the test split.
 
-Reads:  data/prepare/test/ (the texts), data/tokenize/test/ and label_ids.json (the ids), data/train/model/.
-Writes: data/predict/predictions.jsonl, one prediction a line.
+Reads:  data/prepare/test/ (the texts), data/tokenize/test/, label_ids.json and no_input.json (the ids),
+        data/train/model/.
+Writes: data/predict/predictions.jsonl, one prediction a line, and no_input.json: what the model writes where the source
+        is empty.
 Random: only sampling, by `predict.seed` and the source.
 """
 
 from pathlib import Path
 
 from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core.files import write_json
 from stages.lib.core.params import read_section
 from stages.lib.core.process import launch
-from stages.lib.generation.predicting import predictions_of
+from stages.lib.generation.predicting import prediction_without_input, predictions_of
 from stages.lib.models.devices import configure_gpu
 from stages.lib.models.loading import trained_model
 from stages.lib.params.machine import Machine
@@ -36,6 +39,8 @@ def run(
     network, tokenizer = trained_model(trained, trust_remote_code), load_tokenizer(trained)
     predictions = predictions_of(network, tokenizer, texts, ids, params, machine.generation_batch_size, "predict")
     write_predictions(target / "predictions.jsonl", predictions)
+    without_input = prediction_without_input(network, tokenizer, ids, params)
+    write_json(target / "no_input.json", {"prediction": without_input})
     unfinished = sum(prediction.finish_reason == "length" for prediction in predictions)
     print(f"predict: {len(predictions):,} predictions, {unfinished:,} of them never ended -> {target}")
 

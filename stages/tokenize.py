@@ -2,8 +2,8 @@
 
 Reads:  data/prepare/{train,validation,test}/ and labels.json; the tokenizer of a checkpoint, if there is one.
 Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), tokenizer/, label_ids.json (each label as
-        the ids of a target) and report/: stats.json, rejected.jsonl (what is not used, and why) and preview.md (some
-        examples, token by token).
+        the ids of a target), no_input.json (the prompt without a source, which shows what a model knows without it) and
+        report/: stats.json, rejected.jsonl (what is not used, and why) and preview.md (some examples, token by token).
 Random: nothing. A new vocabulary is learned from the train split only.
 """
 
@@ -102,6 +102,7 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
     seconds = time.monotonic() - start
     tokenizer.save_pretrained(target / "tokenizer")
     write_label_ids(target / "label_ids.json", _label_ids(encoder, labels))
+    write_json(target / "no_input.json", {"source_ids": _without_input(encoder, source / "train")})
     write_json(target / "report/stats.json", {split: _summary(stats) for split, stats in by_split.items()})
     _check(by_split, params, target)
     for split in SPLITS:
@@ -212,6 +213,12 @@ def _counted(batches: Iterable[list[TokenizedExample]], stats: Stats, shown: int
 def _label_ids(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
     examples = [Example(label, "", [label]) for label in labels]
     return [Label(label, ids) for label, ids in zip(labels, encoder.ids(examples)[2], strict=True)]
+
+
+def _without_input(encoder: Encoder, train: Path) -> list[int] | None:
+    """None for free text and conversations: they have no source that could be left out."""
+    has_source = any(example.source for example in islice(read_examples(train), 1))
+    return encoder.prompt_without_source() if has_source else None
 
 
 def _summary(stats: Stats) -> dict[str, Any]:

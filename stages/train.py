@@ -2,8 +2,8 @@
 
 Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; data/tune_hyperparameters/best.json; the base
         model.
-Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it) and report/: curve.json and
-        stats.json.
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it) and report/: curve.json,
+        stats.json and settings.json (the model, and the settings that it was trained with).
 Random: initial weights, order of the examples, dropout: all by `fit.seed`.
 """
 
@@ -18,6 +18,7 @@ from stages.lib.core.files import read_json, write_json
 from stages.lib.core.params import read_section
 from stages.lib.core.process import is_main_process, launch
 from stages.lib.models.devices import configure_gpu
+from stages.lib.models.families import interface_of
 from stages.lib.models.loading import base_model, parameter_count
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -76,6 +77,8 @@ def run(
     tokenizer.save_pretrained(target / "model")
     write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
     write_json(target / "report/stats.json", _stats(network, trainable, curve))
+    about = {"model": model.title, "base_model": model.hub_name, "class": interface_of(network).name}
+    write_json(target / "report/settings.json", about | settings.model_dump())
     print(f"train: {_conclusion(settings, curve)} -> {target / 'model'}")
 
 

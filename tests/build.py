@@ -57,9 +57,13 @@ def scratch_model(architecture: dict[str, Any], **overrides: Any) -> Model:
 
 def prediction(text: str, *references: str, **overrides: Any) -> Prediction:
     size = sum(len(reference.encode()) for reference in references)
+    name = overrides.get("id", "0")
     values = {
-        "id": "0",
+        "id": name,
+        "group": name,
+        "metadata": {},
         "source": "",
+        "round_trip": "".join(references[:1]),
         "finish_reason": "end",
         "reference_truncated": False,
         "reference_nats": 1.0,

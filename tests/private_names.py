@@ -85,6 +85,11 @@ PRIVATE = [
         _compiled,
     ),
     Name("torch.library.Library._destroy", "no public function removes a kernel at once"),
+    # scores
+    Name(
+        "sacrebleu.metrics.base.Metric._extract_corpus_statistics",
+        "counts of each text; the public functions give their sum alone",
+    ),
     # tokenizers with languages: the mode decides how their backend encodes, and `text_target` returns ids alone
     Name("transformers.NllbTokenizer._switch_to_target_mode", "no public function makes the backend encode targets"),
     Name("transformers.NllbTokenizer._switch_to_input_mode", "no public function makes it encode sources again"),

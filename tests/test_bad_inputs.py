@@ -308,7 +308,15 @@ def bad_split(name: str, by: str, bad: str, reason: str, good: Any = "2024-01-01
     return rejects(f"split-{name}", "t.jsonl", in_jsonl(bad, at=good), reason, 3, split=split)
 
 
+def bad_metadata(name: str, reason: str, **bad: Any) -> Case:
+    content = in_jsonl(record("b", "B", **bad), at="now")
+    return rejects(f"metadata-{name}", "t.jsonl", content, reason, 3, metadata=["at"])
+
+
 JSON_LINES = [
+    bad_metadata("missing", "missing_field"),
+    bad_metadata("list", "no_text", at=["now"]),
+    bad_metadata("half-a-surrogate-pair", "lone_surrogate", at="\ud83d"),
     bad_json("missing-key", '{"facts": "b"}', "missing_field"),
     bad_json("null", record("b", None), "missing_field"),
     bad_json("true", record(True, "B"), "no_text"),

@@ -80,9 +80,9 @@ def test_other_values_are_rejected(messages: Any, reason: str) -> None:
 
 def test_every_answer_makes_a_question_from_the_turns_before_it() -> None:
     turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("tool", "c"), Turn("assistant", "d")]
-    example = Example("x", "", ["b", "d"], turns)
+    example = Example("x", "", ["b", "d"], turns, metadata={"topic": "letters"})
     assert list(example.questions()) == [
-        Question("x-1", "user: a", ["b"]),
-        Question("x-2", "user: a\nassistant: b\ntool: c", ["d"]),
+        Question("x-1", "user: a", ["b"], "x", {"topic": "letters"}),
+        Question("x-2", "user: a\nassistant: b\ntool: c", ["d"], "x", {"topic": "letters"}),
     ]
     assert render(turns[:1]) == "user: a"

@@ -44,7 +44,7 @@ SURPLUS = {
     "train": {"checkpoint/without_torch.py", "core/markdown.py"},
     "predict-base": {"checkpoint/without_torch.py", "core/markdown.py", "core/words.py"},
     "predict": {"checkpoint/without_torch.py", "core/markdown.py", "core/words.py"},
-    "evaluate": {"core/shards.py", "core/templates.py", "core/worker_pool.py"},
+    "evaluate": set[str](),
 }
 
 
@@ -80,6 +80,8 @@ ROOMS = {
     "generation": {"core", "params", "records", "checkpoint", "models"},
     "training": {"core", "params", "records", "checkpoint", "models", "generation"},
     "scores": {"core", "params", "records"},
+    "reports": {"core", "records", "scores"},
+    "comparison": {"core", "records", "scores", "reports"},
 }
 
 
@@ -152,8 +154,8 @@ def test_no_stage_declares_what_cannot_change_a_result() -> None:
 def test_path_constants_are_the_data_deps_and_the_folder_of_the_outs(stage: str) -> None:
     module = importlib.import_module(f"stages.{module_of(stage)}")
     constants = {name: str(value) for name, value in vars(module).items() if name.isupper() and isinstance(value, Path)}
-    target = constants.pop("TARGET")
-    assert all(f"{out}/".startswith(f"{target}/") for out in outs_of(stage))
+    targets = [constants.pop(name) for name in ("TARGET", "PAGES") if name in constants]
+    assert all(any(f"{out}/".startswith(f"{target}/") for target in targets) for out in outs_of(stage))
     data = {dep for dep in STAGES[stage]["deps"] if dep.startswith("data/")}
     sources = constants.values()
     assert all(any(dep == path or dep.startswith(f"{path}/") for path in sources) for dep in data)
@@ -164,8 +166,8 @@ def test_path_constants_are_the_data_deps_and_the_folder_of_the_outs(stage: str)
 def test_every_out_is_made_by_one_stage_and_heavy_ones_stay_out_of_git(stage: str) -> None:
     others = set().union(*(outs_of(other) for other in STAGES if other != stage))
     assert not outs_of(stage) & others
-    folder = "metrics/" if stage == "evaluate" else f"data/{module_of(stage)}/"
-    assert all(f"{out}/".startswith(folder) for out in outs_of(stage))
+    folders = ("metrics/",) if stage == "evaluate" else ()
+    assert all(f"{out}/".startswith((f"data/{module_of(stage)}/", *folders)) for out in outs_of(stage))
 
 
 def test_only_evaluate_writes_what_git_keeps() -> None:
@@ -190,9 +192,10 @@ def test_the_readme_table_names_every_stage_with_what_it_reads_and_writes() -> N
 @pytest.mark.skipif("CI" not in os.environ, reason="the README has the scores of the sample; elsewhere they are yours")
 def test_the_scores_in_the_readme_are_those_in_git() -> None:
     scores = json.loads(Path("metrics/evaluate.json").read_text())
-    told = re.findall(r"^\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+) \|$", Path("README.md").read_text(), re.MULTILINE)
-    assert len(told) >= 5
-    for name, after, before in told:
-        holder = scores if name in scores else scores["diagnostics"]
-        earlier = scores["before_training"] if name in scores else scores["before_training"]["diagnostics"]
-        assert (float(after), float(before)) == (holder[name], earlier[name]), name
+    every = json.loads(Path("metrics/scores.json").read_text())["scores"]
+    rows = r"^\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+ to [\d.]+) \| ([\d.]+) \|$"
+    told = re.findall(rows, Path("README.md").read_text(), re.MULTILINE)
+    assert {name for name, *_ in told} == set(every) & set(scores)
+    for name, after, interval, before in told:
+        assert (float(after), interval) == (scores[name], scores[f"{name}_95"]), name
+        assert float(before) == every[name]["before_training"], name

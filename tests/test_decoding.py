@@ -73,6 +73,22 @@ def test_texts_do_not_depend_on_the_batch_size(untrained: Untrained, strategy: s
     assert runs[0] == runs[1] == runs[2]
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "sample"])
+def test_where_memory_ends_the_same_texts_are_made_in_smaller_batches(
+    untrained: Untrained, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    network: Any = untrained[1]
+    expected, generate = decoded(untrained, strategy=strategy), type(network).generate
+
+    def short_of_memory(self: Any, input_ids: Any, **others: Any) -> Any:
+        if len(input_ids) > 1:
+            raise torch.OutOfMemoryError
+        return generate(self, input_ids=input_ids, **others)
+
+    monkeypatch.setattr(type(network), "generate", short_of_memory)
+    assert decoded(untrained, strategy=strategy) == expected
+
+
 def test_samples_depend_on_the_seed_and_greedy_texts_do_not(untrained: Untrained) -> None:
     hot: dict[str, Any] = {"strategy": "sample", "temperature": 3.0, "top_p": 1.0}
     assert decoded(untrained, seed=1, **hot) == decoded(untrained, seed=1, **hot) != decoded(untrained, seed=2, **hot)

@@ -1,10 +1,11 @@
-"""The evaluate stage: the files in metrics/ are complete, repeatable, and readable for DVC and on GitHub."""
+"""The evaluate stage: what it writes is complete, repeatable, and readable for DVC and on GitHub."""
 
 import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 from stages.evaluate import run
 from stages.lib.core.files import read_json, write_json
+from stages.lib.core.process import UserError
 from stages.lib.params.evaluate import Evaluate
+from stages.lib.records.examples import Example, write_examples
 from stages.lib.records.predictions import Prediction, write_predictions
+from stages.lib.scores.scored import read_scored
 from tests.build import contents, prediction, section
 
 GOOD = prediction("the old mill is open", "the old mill is open", "open is the mill", source="mill", id="good")
@@ -22,11 +26,19 @@ FAIR = prediction("the old mill was shut", "the old mill is open", source="mill"
 BAD = prediction("zzz", "a quiet place", source="place", id="bad", finish_reason="length")
 
 STATS: dict[str, dict[str, Any]] = {
-    "prepare": {"rows_read": 3, "examples": {"train": 1, "validation": 1, "test": 1}},
+    "prepare": {
+        "rows_read": 3,
+        "rows_kept": 3,
+        "rows_rejected": 0,
+        "examples": {"train": 1, "validation": 1, "test": 1},
+    },
     "tokenize": {"test": {"tokenized_examples": 3, "target_tokens": {"median": 4.5}}},
     "tune_hyperparameters": {"trials": 0},
     "train": {"steps": 10, "validation_loss": {"best": 1.5}},
 }
+SETTINGS = {"model": "some/model", "class": "causal", "learning_rate": 0.001}
+TRAIN = [Example("1", "an old mill", ["the old mill is shut"]), Example("2", "a place", ["a quiet place"])]
+TEXT_SCORES = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 TRIALS = "trial,validation_loss,learning_rate\n1,1.5,0.001\n2,1.25,0.002\n"
 
 
@@ -35,26 +47,35 @@ def evaluate(
     after: Sequence[Prediction],
     before: Sequence[Prediction] = (),
     labels: Sequence[str] = (),
+    no_input: str | None = None,
+    train: Sequence[Example] = TRAIN,
     **overrides: Any,
 ) -> Path:
     """Runs the stage on data/ as the stages before write it. Returns the folder of metrics."""
     data = folder / "data"
     write_predictions(data / "predict/predictions.jsonl", after)
+    write_json(data / "predict/no_input.json", {"prediction": no_input})
     write_predictions(data / "predict_base/predictions.jsonl", before)
     for stage, stats in STATS.items():
         write_json(data / stage / "report/stats.json", stats)
         (data / stage / "report/preview.md").write_text(f"# {stage}\n")
+    write_examples(data / "prepare/train", train)
     write_json(data / "prepare/labels.json", {"labels": list(labels)})
     (data / "tune_hyperparameters/report/trials.csv").write_text(TRIALS)
     write_json(data / "train/report/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
-    usual = {"lowercase": False, "bleu_tokenizer": "13a", "rouge_stemmer": False, "shown_predictions": 2}
-    run(section(Evaluate, **{**usual, **overrides}), source=data, target=folder / "metrics")
+    write_json(data / "train/report/settings.json", SETTINGS)
+    params = section(Evaluate, **{"shown_predictions": 2, **overrides})
+    run(params, "task", source=data, target=folder / "metrics", pages=data / "evaluate")
     return folder / "metrics"
 
 
-def leaves(content: dict[str, Any]) -> Iterator[Any]:
-    for value in content.values():
-        yield from leaves(value) if isinstance(value, dict) else [value]
+def apart(*predictions: Prediction) -> list[Prediction]:
+    """The same, each in a group of its own."""
+    return [replace(own, id=str(number), group=str(number)) for number, own in enumerate(predictions)]
+
+
+def scores_of(metrics: Path) -> dict[str, Any]:
+    return read_json(metrics / "scores.json")
 
 
 def table(lines: Sequence[str]) -> list[list[str]]:
@@ -73,7 +94,7 @@ def tables(text: str) -> dict[str, list[list[str]]]:
 def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
     assert set(contents(evaluate(tmp_path, [GOOD], [BAD]))) == {
         "evaluate.json",
-        "evaluate.signatures.json",
+        "scores.json",
         "prepare.json",
         "tokenize.json",
         "tune_hyperparameters.json",
@@ -86,17 +107,43 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
         "plots/lengths.csv",
         "plots/confusion.csv",
         "plots/trials.csv",
+        "plots/breakdowns.csv",
     }
+    assert set(contents(tmp_path / "data/evaluate")) == {"scores.parquet", "report.html", "README.md"}
 
 
-def test_metrics_are_finite_numbers_and_nothing_else(tmp_path: Path) -> None:
-    """`dvc metrics diff` shows neither lists nor text."""
-    metrics = evaluate(tmp_path, [GOOD, FAIR, BAD], [BAD])
-    for file in metrics.glob("*.json"):
-        if file.name != "evaluate.signatures.json":
-            found = list(leaves(read_json(file)))
-            assert found
-            assert all(type(value) in (int, float) and math.isfinite(value) for value in found), file.name
+def test_the_metrics_of_dvc_are_few_with_an_interval_beside_each_score(tmp_path: Path) -> None:
+    """`dvc metrics diff` and `dvc exp show` list all that they find: it has to fit a screen."""
+    found = read_json(evaluate(tmp_path, apart(*[GOOD, FAIR, BAD] * 10), [BAD] * 30) / "evaluate.json")
+    assert (found.pop("task"), found.pop("model"), found.pop("examples")) == ("task", "some/model", 30)
+    scores = {name: value for name, value in found.items() if not name.endswith("_95")}
+    assert {"bleu", "chrf", "bits_per_byte"} <= set(scores)
+    assert len(scores) <= 4
+    assert all(type(value) is float and math.isfinite(value) for value in scores.values())
+    for name, value in scores.items():
+        low, high = map(float, found[f"{name}_95"].split(" to "))
+        assert low <= value <= high
+
+
+def test_every_score_has_its_interval_direction_and_convention(tmp_path: Path) -> None:
+    found = scores_of(evaluate(tmp_path, apart(*[GOOD, FAIR, BAD] * 10), [BAD] * 30))
+    assert {"bleu", "chrf", "rouge1", "rougeL", "perplexity", "bits_per_byte"} <= set(found["scores"])
+    for name, score in (found["scores"] | found["diagnostics"]).items():
+        assert score["low"] <= score["score"] <= score["high"], name
+        assert score["better"] == ("higher" if name in TEXT_SCORES else "lower"), name
+        assert score["signature"]
+    assert found["scores"]["rougeL"]["before_training"] == 0.0
+
+
+def test_examples_of_one_group_count_as_one(tmp_path: Path) -> None:
+    """Ten copies of a conversation tell no more than one."""
+    alone = apart(*[GOOD, FAIR, BAD] * 10)
+    together = [replace(own, group=str(n % 3)) for n, own in enumerate(alone)]
+    widths = []
+    for name, after in (("alone", alone), ("together", together)):
+        score = scores_of(evaluate(tmp_path / name, after))["scores"]["chrf"]
+        widths.append(score["high"] - score["low"])
+    assert widths[1] > 2 * widths[0]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +152,19 @@ def test_metrics_are_finite_numbers_and_nothing_else(tmp_path: Path) -> None:
         pytest.param([prediction("", "x")], id="empty-prediction"),
         pytest.param([prediction("x", "x", reference_nats=0.0)], id="no-loss"),
         pytest.param([prediction("x", "x", reference_nats=500.0, reference_tokens=1)], id="huge-loss"),
+        pytest.param([prediction("x", "x", reference_nats=1e6, reference_tokens=1)], id="perplexity-beyond-floats"),
         pytest.param([prediction("?", "!")], id="no-words"),
+        pytest.param([prediction("x", " ")], id="blank-reference"),
     ],
 )
 def test_odd_predictions_have_scores_too(tmp_path: Path, after: list[Prediction]) -> None:
-    assert all(math.isfinite(value) for value in leaves(read_json(evaluate(tmp_path, after) / "evaluate.json")))
+    found = scores_of(evaluate(tmp_path, after))["scores"]
+    assert all(math.isfinite(score["score"]) for score in found.values())
+
+
+def test_no_predictions_are_reported_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluate: no predictions in .*predict"):
+        evaluate(tmp_path, [])
 
 
 def test_the_stats_of_the_stages_are_copied(tmp_path: Path) -> None:
@@ -117,39 +172,110 @@ def test_the_stats_of_the_stages_are_copied(tmp_path: Path) -> None:
     assert {stage: read_json(metrics / f"{stage}.json") for stage in STATS} == STATS
 
 
-def test_every_score_has_its_signature(tmp_path: Path) -> None:
-    metrics = evaluate(tmp_path, [GOOD, BAD])
-    names = {name for name, value in read_json(metrics / "evaluate.json").items() if isinstance(value, float)}
-    signatures = read_json(metrics / "evaluate.signatures.json")
-    assert set(signatures) == names
-    assert all(isinstance(signature, str) and signature for signature in signatures.values())
-
-
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     after = [GOOD, FAIR, BAD]
-    one, two = (contents(evaluate(tmp_path / name, after, after)) for name in ("one", "two"))
-    assert one == two
-
-
-def test_scores_before_training_are_beside_those_after(tmp_path: Path) -> None:
-    scores = read_json(evaluate(tmp_path, [GOOD], [BAD]) / "evaluate.json")
-    before = scores.pop("before_training")
-    assert set(before) == set(scores)
-    assert (scores["rougeL"], before["rougeL"]) == (100.0, 0.0)
+    for name in ("one", "two"):
+        evaluate(tmp_path / name, after, after)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_without_predictions_of_the_base_model_it_has_no_scores(tmp_path: Path) -> None:
     evaluate(tmp_path, [GOOD], [BAD])
-    assert "before_training" not in read_json(evaluate(tmp_path, [GOOD]) / "evaluate.json")
+    found = scores_of(evaluate(tmp_path, [GOOD]))["scores"]
+    assert not any("before_training" in score for score in found.values())
+
+
+def test_the_scores_of_every_example_are_kept(tmp_path: Path) -> None:
+    evaluate(tmp_path, [GOOD, FAIR, BAD])
+    kept = read_scored(tmp_path / "data/evaluate/scores.parquet")
+    assert kept.ids == ["good", "fair", "bad"]
+    rouge = kept.scores["rouge1"]
+    assert rouge.each.tolist() == [100.0, pytest.approx(60.0), 0.0]
+    assert rouge.value == pytest.approx(160 / 3)
+
+
+def test_ceiling_and_floors_stand_beside_a_score(tmp_path: Path) -> None:
+    """`round_trip` lacks a word, the first training example is most alike, and without a source `zzz` is written."""
+    own = replace(GOOD, source="mill", round_trip="the old mill is")
+    score = scores_of(evaluate(tmp_path, [own], no_input="zzz", metrics=["rouge"]))["scores"]["rougeL"]
+    assert score["ceiling"] == pytest.approx(100 * 8 / 9, abs=0.01)
+    assert score["floors"] == {
+        "nearest_example": 80.0,
+        "no_input": 0.0,
+        "source_copied": pytest.approx(40.0),
+    }
+
+
+def test_a_label_has_the_majority_as_its_floor_and_a_score_near_it_is_said(tmp_path: Path) -> None:
+    train = [Example(str(n), f"text {n}", ["good" if n else "bad"]) for n in range(5)]
+    after = apart(*[prediction("good", "good" if n % 4 else "bad", source=f"t {n}") for n in range(40)])
+    metrics = evaluate(tmp_path, after, labels=["bad", "good"], train=train, metrics=["accuracy", "macro_f1"])
+    found = scores_of(metrics)
+    assert found["scores"]["accuracy"]["floors"]["majority_label"] == 75.0
+    assert any("accuracy: 75 is near its floor, 75 of majority_label" in note for note in found["notes"])
+    assert set(found["scores"]) == {"accuracy", "macro_f1"}  # losses and faithfulness mean nothing for labels
+
+
+def test_training_without_a_gain_is_said(tmp_path: Path) -> None:
+    notes = scores_of(evaluate(tmp_path, apart(*[FAIR] * 30), [FAIR] * 30, metrics=["chrf"]))["notes"]
+    assert any(note.startswith("chrf: no gain over the model before training is shown") for note in notes)
+    notes = scores_of(evaluate(tmp_path, apart(*[GOOD] * 30), [BAD] * 30, metrics=["chrf"]))["notes"]
+    assert not any(note.startswith("chrf: no gain") for note in notes)
+
+
+def test_bleu_of_texts_without_four_words_is_0_and_the_reason_is_said(tmp_path: Path) -> None:
+    found = scores_of(evaluate(tmp_path, [prediction("two words", "two words", id=str(n)) for n in range(50)]))
+    assert found["scores"]["bleu"]["score"] == 0.0
+    assert any("bleu: no prediction has four words" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("goal", "verdict"),
+    [({"accuracy": 50.0}, "reached"), ({"accuracy": 99.0}, "missed"), ({"accuracy": 76}, "undecided")],
+)
+def test_a_goal_is_reached_missed_or_undecided(tmp_path: Path, goal: dict[str, float], verdict: str) -> None:
+    after = apart(*[prediction("a" if n % 4 else "b", "a") for n in range(100)])
+    metrics = evaluate(tmp_path, after, metrics=["accuracy"], goals=goal)
+    found = scores_of(metrics)["goals"]["accuracy"]
+    assert found["verdict"] == verdict
+    # +-8.5 at 100 examples is +-1 at 72 times as many
+    assert (found["needs"] == 0) if verdict != "undecided" else (6000 < found["needs"] < 8000)
+
+
+def test_a_goal_of_a_score_where_less_is_better_is_reached_from_below(tmp_path: Path) -> None:
+    after = apart(*[GOOD] * 100)
+    goals = scores_of(evaluate(tmp_path, after, goals={"never_ended": 0.2, "empty": 0.001}))["goals"]
+    assert {name: goal["verdict"] for name, goal in goals.items()} == {"never_ended": "reached", "empty": "undecided"}
+
+
+def test_a_missed_goal_fails_the_stage_only_where_the_user_says_so(tmp_path: Path) -> None:
+    after = apart(*[BAD] * 50)
+    evaluate(tmp_path, after, metrics=["chrf"], goals={"chrf": 50})
+    with pytest.raises(UserError, match=r"evaluate -> goals: chrf is .*, and its goal is 50"):
+        evaluate(tmp_path, after, metrics=["chrf"], goals={"chrf": 50}, fail_on_missed_goal=True)
+    assert (tmp_path / "metrics/evaluate.json").is_file()
+
+
+def test_scores_are_broken_down_by_metadata_and_small_parts_are_marked(tmp_path: Path) -> None:
+    after = [replace(GOOD, id=str(n), metadata={"author": "Ann"}) for n in range(30)]
+    after += [replace(BAD, id=str(n), metadata={"author": "Bob"}) for n in range(30, 35)]
+    metrics = evaluate(tmp_path, after, metrics=["chrf"])
+    parts = {p["value"]: p for p in scores_of(metrics)["breakdowns"] if (p["by"], p["score"]) == ("author", "chrf")}
+    assert {value: (part["examples"], part["small"]) for value, part in parts.items()} == {
+        "Ann": (30, False),
+        "Bob": (5, True),
+    }
+    assert parts["Ann"]["result"] > parts["Bob"]["result"]
+    assert "author: Bob (5, few)" in (metrics / "plots/breakdowns.csv").read_text()
 
 
 def test_the_worst_predictions_come_before_the_best(tmp_path: Path) -> None:
     text = (evaluate(tmp_path, [FAIR, BAD, GOOD]) / "predictions.md").read_text("utf-8")
     found = tables(text)
     assert list(found) == ["Worst", "Best"]
-    assert [row[2] for row in found["Worst"]] == [BAD.prediction, FAIR.prediction]
-    assert [row[2] for row in found["Best"]] == [GOOD.prediction, FAIR.prediction]
-    assert found["Best"][0] == ["100.0", GOOD.source, GOOD.prediction, GOOD.references[0]]
+    assert [row[3] for row in found["Worst"]] == [BAD.prediction, FAIR.prediction]
+    assert [row[3] for row in found["Best"]] == [GOOD.prediction, FAIR.prediction]
+    assert found["Best"][0] == ["", "100.0", GOOD.source, GOOD.prediction, GOOD.references[0]]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +293,7 @@ def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
     odd = prediction(text, text or "reference", source=text)
     with (evaluate(tmp_path, [odd, GOOD]) / "predictions.md").open(encoding="utf-8", newline="") as file:
         found = tables(file.read())
-    assert [[len(row) for row in rows] for rows in found.values()] == [[4, 4], [4, 4]]
+    assert [[len(row) for row in rows] for rows in found.values()] == [[5, 5], [5, 5]]
 
 
 @pytest.mark.parametrize(
@@ -192,12 +318,6 @@ def test_label_tasks_have_a_plot_of_actual_and_predicted_labels(tmp_path: Path) 
     after = [prediction("good", "good"), prediction("good", "bad")]
     metrics = evaluate(tmp_path, after, labels=["bad", "good"], metrics=["accuracy", "macro_f1"])
     assert (metrics / "plots/confusion.csv").read_text() == "actual,predicted\ngood,good\nbad,good\n"
-    assert set(read_json(metrics / "evaluate.signatures.json")) == {
-        "accuracy",
-        "macro_f1",
-        "perplexity",
-        "bits_per_byte",
-    }
 
 
 def test_the_plot_of_many_predictions_stays_small_enough_for_git(tmp_path: Path) -> None:

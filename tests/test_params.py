@@ -211,8 +211,9 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
         pytest.param(
             {"TASK.evaluate.metrics": ["blue"]},
-            f"{IN_TASK} -> evaluate -> metrics -> 0: should be 'bleu', 'chrf', 'ter', 'rouge', 'gleu', 'exact_match', "
-            "'token_f1', 'answer_overlap', 'accuracy' or 'macro_f1', found 'blue'",
+            f"{IN_TASK} -> evaluate -> metrics -> 0: should be 'bleu', 'chrf', 'chrf++', 'ter', 'rouge', 'nist', "
+            "'cider', 'parent', 'gleu', 'exact_match', 'token_f1', 'answer_overlap', 'accuracy' or 'macro_f1', "
+            "found 'blue'",
             id="metric-that-is-not-there",
         ),
         pytest.param(

@@ -285,7 +285,10 @@ def more_test_data(folder: Path) -> None:
 
 # which stages run again, with all that follows, by the account in the README
 RERUNS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
-    "a convention of a metric": (lambda folder: edit(folder, "lowercase: false", "lowercase: true"), ["evaluate"]),
+    "a convention of a metric": (
+        lambda folder: edit(folder, r"metrics: \[bleu", "bleu_lowercase: true\n      metrics: [bleu"),
+        ["evaluate"],
+    ),
     "a metric of the scenario": (lambda folder: edit(folder, r"\[bleu, chrf", "[bleu, ter, chrf"), ["evaluate"]),
     "a setting of decoding": (
         lambda folder: edit(folder, "strategy: greedy", "strategy: beam"),

@@ -8,6 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from stages import predict, predict_base
+from stages.lib.core.files import read_json, write_json
+from stages.lib.core.process import UserError
 from stages.lib.params.machine import Machine
 from stages.lib.params.predict import Predict
 from stages.lib.records.examples import Example, write_examples
@@ -22,6 +24,7 @@ def predictions(
     tokens: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     tokenized: list[TokenizedExample],
+    no_input: list[int] | None = None,
     **overrides: Any,
 ) -> list[Prediction]:
     """Runs the stage with an untrained model."""
@@ -30,6 +33,7 @@ def predictions(
     write_examples(folder / "texts", examples)
     write_tokenized_examples(folder / "ids/test", [tokenized])
     write_label_ids(folder / "ids/label_ids.json", [])
+    write_json(folder / "ids/no_input.json", {"source_ids": no_input})
     params = section(Predict, **overrides)
     paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder / "model"}
     predict.run(params, section(Machine), trust_remote_code=False, target=folder / "out", **paths)
@@ -68,6 +72,45 @@ def test_predictions_before_training_can_be_switched_off(tmp_path: Path, monkeyp
     assert list(read_predictions(tmp_path / "data/predict_base/predictions.jsonl")) == []
 
 
+def test_group_and_metadata_of_an_example_are_those_of_its_predictions(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    first, second = tiny.FACTS[:2]
+    examples = [Example(first, first, ["A"], [], "authors", {"author": "Ann"}), Example(second, second, ["B"])]
+    recorded = predictions(tmp_path, tokens, examples, [tiny.example(tokens, source) for source in (first, second)])
+    assert [(p.group, p.metadata) for p in recorded] == [("authors", {"author": "Ann"}), (second, {})]
+
+
+def test_the_round_trip_is_the_first_reference_as_the_tokenizer_can_write_it(tmp_path: Path) -> None:
+    """All of it where it was split, and without the second reference."""
+    tokens = tiny.tokenizer()
+    source, text = tiny.FACTS[0], tiny.text(tiny.FACTS[0])
+    one = tiny.example(tokens, source)
+    pieces = [one._replace(target_ids=one.target_ids[:4]), one._replace(target_ids=one.target_ids[4:])]
+    other = one._replace(target_ids=tiny.example(tokens, tiny.FACTS[3]).target_ids)
+    (only,) = predictions(tmp_path, tokens, [Example(source, source, [f"{text}\ufeff", "other"])], [*pieces, other])
+    assert only.round_trip == text
+
+
+def test_without_a_source_the_model_is_asked_once(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    source = tiny.FACTS[0]
+    examples, tokenized = [Example(source, source, ["A"])], [tiny.example(tokens, source)]
+    predictions(tmp_path, tokens, examples, tokenized)
+    assert read_json(tmp_path / "out/no_input.json") == {"prediction": None}
+    (asked,) = predictions(tmp_path, tokens, examples, tokenized, no_input=tokenized[0].source_ids)
+    assert read_json(tmp_path / "out/no_input.json") == {"prediction": asked.prediction}
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_test_split_that_nothing_can_be_compared_with_is_reported(tmp_path: Path, text: str) -> None:
+    tokens = tiny.tokenizer()
+    source = tiny.FACTS[0]
+    tokenized = [tiny.example(tokens, source)] if text else []
+    with pytest.raises(UserError, match="predict: no example of the test split can be predicted and compared") as error:
+        predictions(tmp_path, tokens, [Example(source, source, [text])], tokenized)
+    assert len(error.value.lines) == 1
+
+
 @pytest.mark.parametrize(("new_tokens", "is_truncated"), [(8, True), (30, False)])
 def test_free_text_is_continued_from_its_prefix_and_compared_with_the_next_tokens_of_all_pieces(
     tmp_path: Path, new_tokens: int, is_truncated: bool
@@ -87,7 +130,7 @@ def test_free_text_is_continued_from_its_prefix_and_compared_with_the_next_token
         str(tokens.decode(part, skip_special_tokens=True)) for part in (ids[:4], ids[4 : 4 + new_tokens])
     )
     assert only.source == given
-    assert only.references == [following.strip()]
+    assert only.references == [following.strip()] == [only.round_trip]
     assert (only.reference_truncated, only.reference_tokens, only.reference_bytes) == (
         is_truncated,
         len(ids),

@@ -635,6 +635,63 @@ def test_a_group_is_in_one_split(tmp_path: Path, group_references: bool) -> None
     assert sum(prepared.stats["examples"].values()) == len(rows)
 
 
+def groups_by_user(folder: Path, **split: Any) -> dict[str, set[str]]:
+    """Of 30 users with 3 examples each."""
+    rows = [{"facts": f"{user} {n}", "text": f"{user} {n}", "user": f"{user}"} for user in range(30) for n in range(3)]
+    prepared = prepare(folder, {"t.jsonl": as_jsonl(rows)}, split=split)
+    groups: dict[str, set[str]] = {}
+    for own in (own for split in SPLITS for own in prepared.splits[split]):
+        groups.setdefault(own.source.split()[0], set()).add(own.group)
+    return groups
+
+
+def test_examples_of_one_group_say_so(tmp_path: Path) -> None:
+    by_user = groups_by_user(tmp_path, by="group", field="user")
+    assert {len(groups) for groups in by_user.values()} == {1}
+    assert len(set.union(*by_user.values())) == len(by_user)
+
+
+def test_without_a_group_each_example_is_alone_but_for_those_of_equal_source(tmp_path: Path) -> None:
+    assert {len(groups) for groups in groups_by_user(tmp_path, by="hash").values()} == {3}
+    test = [("one", "A"), ("One", "B"), ("two", "A")]
+    one, again, two = (
+        own.group
+        for own in prepare_three(tmp_path, single(0, 5), single(5, 6), test, group_references=False).splits["test"]
+    )
+    assert one == again != two
+
+
+def test_the_answers_of_a_conversation_are_one_group(tmp_path: Path) -> None:
+    talks = [[{"role": role, "content": f"{text} {n}"} for role, text in TURNS] for n in range(30)]
+    prepared = prepare(tmp_path, {"t.jsonl": as_jsonl([{"talk": talk} for talk in talks])}, messages="talk", **CHATS)
+    by_talk = [{own.group for own in talk.questions()} for split in SPLITS for talk in prepared.splits[split]]
+    assert {len(groups) for groups in by_talk} == {1}
+    assert len(set.union(*by_talk)) == len(talks)
+
+
+def test_metadata_travels_with_its_example_as_text(tmp_path: Path) -> None:
+    """Of several rows in one example, that of the first. It is cleaned, masked and not long."""
+    rows: list[dict[str, Any]] = [
+        {"facts": "a", "text": "A", "topic": " sea ", "by": {"age": 7}, "new": True},
+        {"facts": "b", "text": "B", "topic": None, "by": {"age": 8.5}, "new": False},
+        {"facts": "a", "text": "a second reference", "topic": "hills", "by": {"age": 9}, "new": False},
+        {"facts": "c", "text": "C", "topic": "word " * 100, "by": {"age": "ann@example.org"}, "new": "2024"},
+    ]
+    names, mask = ["topic", "by.age", "new"], {"emails": True}
+    held_out = {name: as_jsonl([rows[0] | {"facts": name}]) for name in ("v.jsonl", "w.jsonl")}
+    files = {"t.jsonl": as_jsonl(rows), **held_out}
+    prepared = prepare(tmp_path, files, metadata=names, mask=mask, validation="v.jsonl", test="w.jsonl")
+    assert [list(own.metadata.items()) for own in prepared.splits["train"]] == [
+        list(zip(names, values, strict=True))
+        for values in (("sea", "7", "true"), ("", "8.5", "false"), (("word " * 40), "<email>", "2024"))
+    ]
+
+
+def test_a_column_of_metadata_that_is_missing_is_named_before_a_row_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no column topc; there are facts, text"):
+        prepare(tmp_path, {"t.csv": as_csv(single(0, 50))}, metadata=["topc"])
+
+
 def test_every_stratum_has_its_share_in_each_split(tmp_path: Path) -> None:
     sizes = {"rare": 10, "usual": 73, "common": 300}
     rows = [{"facts": f"{label} {n}", "text": label} for label, size in sizes.items() for n in range(size)]

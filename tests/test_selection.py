@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 import torch
 
+from stages.lib.checkpoint.tokenizers import train_tokenizer
 from stages.lib.generation.decoding import Decoded
 from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, write_tokenized_examples
 from stages.lib.training import selection
@@ -63,6 +65,57 @@ def test_the_last_answer_of_a_conversation_counts(asked: list[Any], tmp_path: Pa
     assert scorer is not None
     assert scorer(tiny.model(tokens)) == 100
     assert asked[0][0] == [[5, 6, 7, 8]]
+
+
+def scores_in_turn(monkeypatch: pytest.MonkeyPatch, folder: Path, metric: str, truths: list[str], *texts: str) -> Any:
+    """The score of each text, as if a network had written it for all sources, by one scorer."""
+    tokens = train_tokenizer([*truths, *texts], 1000, "causal")
+    targets = [tokens(truth, add_special_tokens=False)["input_ids"] for truth in truths]
+    rows = [TokenizedExample(str(n), [5, n], [*ids, tokens.eos_token_id], [], 0) for n, ids in enumerate(targets)]
+    write_tokenized_examples(folder, [rows])
+    scorer = make_scorer(tiny.settings(metric_for_best_model=metric), tokens, [], TokenizedDataset(folder), 4)
+    assert scorer is not None
+    written = iter(texts)
+
+    def decode(network: Any, tokenizer: Any, sources: list[list[int]], *args: Any, **kwargs: Any) -> list[Decoded]:
+        return [Decoded(next(written), "end")] * len(sources)
+
+    monkeypatch.setattr(selection, "decode", decode)
+    return [scorer(tiny.model(tokens)) for _ in texts]
+
+
+@pytest.mark.parametrize(
+    ("truth", "better", "worse"),
+    [
+        pytest.param("我们明天去北京看长城。", "我们明天去北京看朋友。", "今天天气很好。", id="chinese"),
+        pytest.param(
+            "わたしはあした東京に行きます。", "わたしはあした京都に行きます。", "天気がいいです。", id="japanese"
+        ),
+        pytest.param("พรุ่งนี้ฉันจะไปกรุงเทพ", "พรุ่งนี้ฉันจะไปเชียงใหม่", "วันนี้อากาศดี", id="thai"),
+    ],
+)
+def test_in_scripts_without_blanks_the_better_checkpoint_has_the_better_bleu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, truth: str, better: str, worse: str
+) -> None:
+    perfect, good, bad = scores_in_turn(monkeypatch, tmp_path, "bleu", [truth], truth, better, worse)
+    assert perfect == pytest.approx(100)
+    assert perfect > good > 20 > bad
+
+
+def test_bleu_of_words_with_blanks_is_that_of_sacrebleu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    truth, text = "The red cup, which is full, stands there (北京).", "The red cup, which is empty, stands here."
+    (found,) = scores_in_turn(monkeypatch, tmp_path, "bleu", [truth], text)
+    assert found == pytest.approx(sacrebleu.corpus_bleu([text], [[truth]]).score)
+
+
+def test_perfect_texts_of_two_words_have_the_full_bleu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    perfect, half = scores_in_turn(monkeypatch, tmp_path, "bleu", ["red cup"] * 3, "red cup", "red hat")
+    assert perfect == pytest.approx(100)
+    assert perfect > half > 0
+
+
+def test_blanks_around_a_text_do_not_count_for_accuracy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert scores_in_turn(monkeypatch, tmp_path, "accuracy", [" red cup "], "red cup", "red hat") == [100, 0]
 
 
 def test_labels_are_chosen_not_generated(asked: list[Any], tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Tokenized:
         self.examples: dict[Split, list[TokenizedExample]] = {
             split: list(TokenizedDataset(folder / split)) for split in SPLITS
         }
+        self.no_input = read_json(folder / "no_input.json")["source_ids"]
         self.stats = read_json(folder / "report/stats.json")
         self.rejected = list(read_jsonl(folder / "report/rejected.jsonl"))
         self.preview = (folder / "report/preview.md").read_text("utf-8")
@@ -138,6 +139,16 @@ def test_a_source_decodes_exactly(tmp_path: Path, text: str) -> None:
     tokenized = tokenize(tmp_path, splits)
     (example,) = tokenized.examples["test"]
     assert tokenized.tokenizer.decode(example.source_ids, skip_special_tokens=True) == text + "\n"
+
+
+def test_the_prompt_without_a_source_is_what_stands_around_it(tmp_path: Path) -> None:
+    tokenized = tokenize(tmp_path, prompt="facts: {source}\n")
+    assert tokenized.tokenizer.decode(tokenized.no_input) == "facts: \n"
+
+
+def test_free_text_has_no_prompt_without_a_source(tmp_path: Path) -> None:
+    splits: Splits = {split: [Example(split, "", ["a text"])] for split in SPLITS}
+    assert tokenize(tmp_path, splits).no_input is None
 
 
 def test_every_reference_makes_a_tokenized_example(tmp_path: Path) -> None:
@@ -429,7 +440,7 @@ def test_two_runs_write_the_same_bytes_even_in_another_process(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code, tmp_path / "three"], cwd=PROJECT, check=True, timeout=60)
     one = contents(tmp_path / "one/out")
     reports = {f"report/{name}" for name in ("rejected.jsonl", "stats.json", "preview.md")}
-    outs = {*SPLITS, "tokenizer", "label_ids.json", *reports}
+    outs = {*SPLITS, "tokenizer", "label_ids.json", "no_input.json", *reports}
     assert {name if name in reports else name.partition("/")[0] for name in one} == outs
     for again in ("two", "three"):
         assert one == contents(tmp_path / again / "out")

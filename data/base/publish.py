@@ -60,8 +60,8 @@ def card() -> str:
         f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
         f"{values['train']['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, "
         f"cosine schedule. Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
-        f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte (perplexity {scores['perplexity']:.4g} a token) "
-        f"on {held_out:,} pieces of documents that were never trained on; pieces of the same books were.",
+        f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte on {held_out:,} pieces of documents that were "
+        f"never trained on; pieces of the same books were.",
         "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "
         "short stretches and untrue; period attitudes of its novels remain in it; nothing about health may be "
         "believed. It is a start for fine-tuning on a narrow task, no assistant.",

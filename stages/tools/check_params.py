@@ -45,6 +45,7 @@ RENAMED = {
     "fit.rendezvous": "machine -> rendezvous",
     "fit.sharded": "machine -> sharded",
     "predict.before_training": "predict_base -> enabled",
+    "evaluate.lowercase": "bleu_lowercase, chrf_lowercase and ter_case_sensitive of a scenario's evaluate",
     "machine.processes": "data_workers, for prepare and tokenize; train_processes are those of training",
 }
 

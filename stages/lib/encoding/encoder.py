@@ -55,6 +55,14 @@ class Encoder:
         sources = self._source_ids([self._prompt(question.source) for question in questions])
         return examples, sources, self._target_ids([text for each in questions for text in each.references])
 
+    def prompt_without_source(self) -> list[int] | None:
+        """The ids of the prompt around an empty source. None where they are none, or the chat template refuses it."""
+        try:
+            (ids,) = self._source_ids([self._prompt("")])
+        except RejectedRow:
+            return None
+        return ids or None
+
     def fitted(self, ids: Ids) -> list[Encoded]:
         examples, sources, targets = ids
         rest_of_sources, rest_of_targets = iter(sources), iter(targets)

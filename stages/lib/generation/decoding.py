@@ -25,6 +25,7 @@ from stages.lib.core.process import UserError
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.interface import on_device
 from stages.lib.models.losses import losses_of
+from stages.lib.models.memory import Halving
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import Label, TokenizedExample
 
@@ -56,7 +57,7 @@ def decode(
     """One text for each source, in the order of the sources. A progress bar is shown if there is a title.
 
     Raises:
-        UserError: a source leaves no room for `max_new_tokens` in the model's context.
+        UserError: a source leaves no room for `max_new_tokens` in the model's context, or memory ends on one source.
     """
     _check_room(network, sources, params)
     network.eval()
@@ -78,35 +79,47 @@ def choose_labels(
     """The most likely label for each source, in the order of the sources."""
     losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
 
-    def choose_batch(batch: list[list[int]]) -> list[Decoded]:
+    def choose_batch(batch: Sequence[list[int]]) -> list[Decoded]:
         best = losses_among(network, batch, labels).argmin(1).tolist()
         return [Decoded(labels[number].word, "end") for number in best]
 
     return _by_length(sources, choose_batch, batch_size, title)
 
 
+def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int]) -> str:
+    """The text that a model has written if it has generated, or chosen, this target."""
+    for label in labels:
+        if label.target_ids == target_ids:
+            return label.word
+    return str(tokenizer.decode(target_ids, skip_special_tokens=True)).strip()
+
+
 def _by_length(
-    sources: Sequence[list[int]], work: Callable[[list[list[int]]], list[Decoded]], batch_size: int, title: str | None
+    sources: Sequence[list[int]],
+    work: Callable[[Sequence[list[int]]], list[Decoded]],
+    batch_size: int,
+    title: str | None,
 ) -> list[Decoded]:
     decoded: dict[int, Decoded] = {}
+    halving = Halving()
     # the longest first: if memory is too small, this shows at once
     order = sorted(range(len(sources)), key=lambda index: (-len(sources[index]), index))
     with tqdm(total=len(sources), desc=title, unit=" texts", disable=title is None) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            decoded.update(zip(chosen, work([sources[index] for index in chosen]), strict=True))
+            decoded.update(zip(chosen, halving(work, [sources[index] for index in chosen]), strict=True))
             bar.update(len(chosen))
     return [decoded[index] for index in range(len(sources))]
 
 
-def _label_losses(network: PreTrainedModel, sources: list[list[int]], labels: Sequence[Label]) -> Tensor:
+def _label_losses(network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label]) -> Tensor:
     """(B, labels): the loss on each label as the target of each source."""
     columns = ([TokenizedExample("", source, label.target_ids, [], 0) for source in sources] for label in labels)
     return torch.stack([losses_of(network, examples)[0] for examples in columns], 1)
 
 
 @torch.no_grad()
-def _single_token_losses(network: PreTrainedModel, sources: list[list[int]], labels: Sequence[Label]) -> Tensor:
+def _single_token_losses(network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label]) -> Tensor:
     """The same if every label is one token, or one number of a classification head: one forward pass gives all."""
     network.eval()
     interface = interface_of(network)
@@ -138,7 +151,7 @@ def _generation_config(own: Any, params: Predict) -> GenerationConfig:
 def _decode_batch(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: list[list[int]],
+    sources: Sequence[list[int]],
     params: Predict,
     config: GenerationConfig,
 ) -> list[Decoded]:
@@ -148,17 +161,21 @@ def _decode_batch(
     generated: Tensor = network.generate(**batch, logits_processor=processors)  # type: ignore[operator]
     # not generated: the prompt, or the one token that a decoder starts from
     first = 1 if network.config.is_encoder_decoder else batch["input_ids"].shape[1]
-    ends = {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
+    ends = end_ids(config)
     return [_decoded(tokenizer, ids, ends) for ids in generated[:, first:].tolist()]
+
+
+def end_ids(config: GenerationConfig) -> set[int]:
+    """The tokens that end a text."""
+    return {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> Decoded:
     length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    text = str(tokenizer.decode(ids[:length], skip_special_tokens=True))
-    return Decoded(text.strip(), "end" if length < len(ids) else "length")
+    return Decoded(text_of(tokenizer, [], ids[:length]), "end" if length < len(ids) else "length")
 
 
-def _sampling(sources: list[list[int]], params: Predict) -> LogitsProcessorList:
+def _sampling(sources: Sequence[list[int]], params: Predict) -> LogitsProcessorList:
     processors = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
     if params.top_k is not None:
         processors.append(TopKLogitsWarper(params.top_k))
@@ -175,7 +192,7 @@ class _Gumbel(LogitsProcessor):
     other texts of its batch.
     """
 
-    def __init__(self, sources: list[list[int]], seed: int) -> None:
+    def __init__(self, sources: Sequence[list[int]], seed: int) -> None:
         self._generators = [torch.Generator().manual_seed(_seed_of(source, seed)) for source in sources]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -1,20 +1,22 @@
 """The predictions of a model for the questions of a test split, and its loss on their references."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.generation.decoding import choose_labels, decode
+from stages.lib.core.files import read_json
+from stages.lib.core.process import UserError
+from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, text_of
 from stages.lib.models.devices import move_to_own_device
 from stages.lib.models.losses import example_losses
 from stages.lib.params.predict import Predict
 from stages.lib.records.examples import Question, read_examples
 from stages.lib.records.predictions import Prediction
-from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, read_label_ids
+from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, read_label_ids
 
 
 def predictions_of(
@@ -32,26 +34,33 @@ def predictions_of(
         texts: folder of the test split's examples.
         ids: folder that tokenize has written.
         batch_size: sources decoded together.
-        title: of the progress bar.
+        title: of the stage.
+
+    Raises:
+        UserError: there is no such question, or none with a reference that is not blank; or as `decode` does.
     """
     move_to_own_device(network)
     dataset, labels = TokenizedDataset(ids / "test"), read_label_ids(ids / "label_ids.json")
-    prompts = list(_prompts(texts, dataset, tokenizer, params))
-    sources = [prompt.ids for prompt in prompts]
-    if labels:
-        decoded = choose_labels(network, sources, labels, batch_size, title)
-    else:
-        decoded = decode(network, tokenizer, sources, params, batch_size, title)
+    prompts = list(_prompts(texts, dataset, network, tokenizer, labels, params))
+    if not any(reference.strip() for prompt in prompts for reference in prompt.question.references):
+        raise UserError(
+            f"{title}: no example of the test split can be predicted and compared: all were rejected, or their "
+            f"references are blank; see data/tokenize/report/rejected.jsonl and params.yaml -> prepare of the scenario"
+        )
+    decoded = _decoded(network, tokenizer, [prompt.ids for prompt in prompts], labels, params, batch_size, title)
     losses = _losses(network, dataset, batch_size)
     return [
         Prediction(
             id=prompt.question.id,
+            group=prompt.question.group,
+            metadata=prompt.question.metadata,
             source=prompt.question.source,
             references=prompt.question.references,
+            round_trip=prompt.round_trip,
             prediction=text.text,
             finish_reason=text.finish_reason,
             reference_truncated=prompt.reference_truncated,
-            reference_nats=round(losses[prompt.question.id].nats, 4),
+            reference_nats=round(losses[prompt.question.id].nats, 6),
             reference_tokens=losses[prompt.question.id].tokens,
             reference_bytes=losses[prompt.question.id].bytes,
         )
@@ -59,10 +68,29 @@ def predictions_of(
     ]
 
 
+def prediction_without_input(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Path, params: Predict
+) -> str | None:
+    """What the model writes where the source is empty. A score that is no better shows that the model does not use its
+    input. None where tokenize has written no such prompt.
+
+    Args:
+        ids: folder that tokenize has written.
+    """
+    move_to_own_device(network)
+    prompt = read_json(ids / "no_input.json")["source_ids"]
+    if prompt is None:
+        return None
+    labels = read_label_ids(ids / "label_ids.json")
+    [decoded] = _decoded(network, tokenizer, [prompt], labels, params, batch_size=1, title=None)
+    return decoded.text
+
+
 @dataclass(frozen=True)
 class _Prompt:
     question: Question
     ids: list[int]  # the input of generation
+    round_trip: str
     reference_truncated: bool  # whether a document continues after its reference
 
 
@@ -76,35 +104,62 @@ class _Loss:
 
 
 def _prompts(
-    texts: Path, dataset: TokenizedDataset, tokenizer: PreTrainedTokenizerBase, params: Predict
+    texts: Path,
+    dataset: TokenizedDataset,
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[Label],
+    params: Predict,
 ) -> Iterator[_Prompt]:
     """For the questions that have ids. tokenize has rejected the others, and its report says why."""
     questions = {question.id: question for example in read_examples(texts) for question in example.questions()}
     # the tokenized examples of one question are neighbours, in the order of the questions
     for name, own in groupby(dataset, lambda example: example.id):
-        question, examples = questions[name], iter(own)
-        first = next(examples)
+        question, examples = questions[name], list(own)
         if question.source:
-            yield _Prompt(question, first.source_ids, False)
+            target = examples[0].target_ids if labels else _first_target(examples, end_ids(network.generation_config))
+            yield _Prompt(question, examples[0].source_ids, text_of(tokenizer, labels, target), False)
         else:
-            yield _continuation(question, first, examples, tokenizer, params)
+            yield _continuation(question, examples, tokenizer, params)
+
+
+def _first_target(examples: Sequence[TokenizedExample], ends: set[int]) -> list[int]:
+    """All ids of the first target. If it was split, only its last piece has an end token, before a language's code."""
+    ids = list[int]()
+    for example in examples:
+        ids += example.target_ids
+        if not ends.isdisjoint(ids[-2:]):
+            break
+    return ids
 
 
 def _continuation(
-    question: Question,
-    first: TokenizedExample,
-    others: Iterator[TokenizedExample],
-    tokenizer: PreTrainedTokenizerBase,
-    params: Predict,
+    question: Question, examples: Sequence[TokenizedExample], tokenizer: PreTrainedTokenizerBase, params: Predict
 ) -> _Prompt:
     """Free text as a question: the prompt is its first tokens, the reference the next `max_new_tokens`."""
+    first = examples[0]
     end = min(params.prefix_tokens, (len(first.target_ids) - 1) // 2)
     prefix = first.target_ids[:end]
-    following = chain(first.target_ids[end:], chain.from_iterable(example.target_ids for example in others))
+    following = islice(chain.from_iterable(example.target_ids for example in examples), end, None)
     rest = list(islice(following, params.max_new_tokens))
     is_truncated = next(following, None) is not None
-    source, reference = (str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (prefix, rest))
-    return _Prompt(Question(question.id, source, [reference.strip()]), [*first.source_ids, *prefix], is_truncated)
+    source, reference = str(tokenizer.decode(prefix, skip_special_tokens=True)), text_of(tokenizer, [], rest)
+    asked = replace(question, source=source, references=[reference])
+    return _Prompt(asked, [*first.source_ids, *prefix], reference, is_truncated)
+
+
+def _decoded(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[list[int]],
+    labels: Sequence[Label],
+    params: Predict,
+    batch_size: int,
+    title: str | None,
+) -> list[Decoded]:
+    if labels:
+        return choose_labels(network, sources, labels, batch_size, title)
+    return decode(network, tokenizer, sources, params, batch_size, title)
 
 
 def _losses(network: PreTrainedModel, dataset: TokenizedDataset, batch_size: int) -> dict[str, _Loss]:

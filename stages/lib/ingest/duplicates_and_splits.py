@@ -27,6 +27,7 @@ _NEIGHBOURS = 2
 # at a time; if the references of a source are far apart, each fetch may read all tables
 _FETCHED_ROWS, _FETCHED_CHARACTERS = 1 << 14, 16 << 20
 _TEXTS = ("source", "targets", "turns")
+_CONTENT = (*_TEXTS, "group", "metadata")
 
 Values = tuple[Any, ...]  # of one row in the result of a query
 
@@ -246,15 +247,16 @@ class RowDatabase:
                 FROM remaining JOIN (SELECT row, example_key, characters FROM kept) USING (row)
                 WHERE rank = {RANKS[split]} ORDER BY example, row"""
         )
-        for _, members in groupby(self._with_texts(rows), lambda member: member[0][1]):
+        for _, members in groupby(self._with_content(rows), lambda member: member[0][1]):
             yield _example(list(members))
 
-    def _with_texts(self, rows: Iterator[Values]) -> Iterator[tuple[Values, dict[str, Any]]]:
-        """Adds the texts of each row. The rows begin with their number and end with their characters."""
+    def _with_content(self, rows: Iterator[Values]) -> Iterator[tuple[Values, dict[str, Any]]]:
+        """Adds what the example of each row is made of. The rows begin with their number and end with their
+        characters."""
         for batch in in_batches(rows, itemgetter(-1), _FETCHED_ROWS, _FETCHED_CHARACTERS):
-            texts = self._kept.fetch([row[0] for row in batch], _TEXTS)
+            content = self._kept.fetch([row[0] for row in batch], _CONTENT)
             for row in batch:
-                yield row, texts[row[0]]
+                yield row, content[row[0]]
 
     def _rows(self, query: str) -> Iterator[Values]:
         """The result of a query without texts. The new cursor lets other queries run meanwhile."""
@@ -269,13 +271,14 @@ def _shown(texts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _example(members: list[tuple[Values, dict[str, Any]]]) -> Example:
-    """From rows of `RowDatabase.examples`, with their texts."""
-    (_, _, example_key, copy, first_start, *_), texts = members[0]
+    """From rows of `RowDatabase.examples`, with their content."""
+    (_, _, example_key, copy, first_start, *_), first = members[0]
     name = f"{key(str(example_key), str(copy), str(first_start)):016x}"
     targets: list[str] = []
     for (*_, start, stop, _), own in members:
         targets.extend(own["targets"] if start is None else _between(own["targets"], start, stop))
-    return Example(name, texts["source"], targets, [Turn(**turn) for turn in texts["turns"]])
+    turns = [Turn(**turn) for turn in first["turns"]]
+    return Example(name, first["source"], targets, turns, first["group"], dict(first["metadata"]))
 
 
 def _between(texts: list[str], start: int, stop: int) -> Iterator[str]:

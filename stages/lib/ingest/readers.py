@@ -133,7 +133,7 @@ def _columns(params: Prepare) -> list[str]:
     templates = [Template(text) for text in (params.source, params.target) if text is not None]
     fields = [field for template in templates for field in template.fields]
     named = [name for name in (params.messages, params.split.field) if name is not None]
-    return list(dict.fromkeys(fields + named))
+    return list(dict.fromkeys(fields + named + params.metadata))
 
 
 def _check_aligned(sources: Mapping[str, Source], params: Prepare) -> None:

@@ -22,10 +22,12 @@ from stages.lib.ingest.formats import Row
 from stages.lib.ingest.minhash import Hashes, band_keys, bands_and_rows, key, normalised, shingles
 from stages.lib.params.prepare import Prepare, Range
 from stages.lib.records.chats import Turn, read_turns, render
-from stages.lib.records.examples import TURNS, Split
+from stages.lib.records.examples import METADATA, TURNS, Split
 
 # a row that is in several splits stays in the one of lowest rank: reported scores are those of test
 RANKS: dict[Split, int] = {"test": 0, "validation": 1, "train": 2}
+# characters; longer metadata groups nothing, and it travels with every prediction
+_LONGEST_METADATA = 200
 
 _KEPT = pa.schema(
     [
@@ -45,6 +47,8 @@ _KEPT = pa.schema(
         ("source", pa.string()),
         ("targets", pa.list_(pa.string())),
         ("turns", TURNS),  # of a conversation
+        ("group", pa.string()),  # a hash of what must stay in one split
+        ("metadata", METADATA),
         ("near_source", pa.string()),  # normalised; only if near duplicates are searched
         ("near_target", pa.string()),
     ]
@@ -117,7 +121,8 @@ class RowCleaner:
                 if row.problem is not None:
                     raise row.problem
                 texts = self._texts(row.values, cleaner)
-                kept.append(place | {"rank": RANKS[batch.split]} | self._columns(texts, row.values))
+                columns = self._columns(texts, row.values) | {"metadata": self._metadata(row.values, cleaner)}
+                kept.append(place | {"rank": RANKS[batch.split]} | columns)
             except RejectedRow as problem:
                 values = json.dumps(row.values, default=str)
                 reason = {"reason": problem.reason, "detail": problem.detail}
@@ -196,9 +201,15 @@ class RowCleaner:
             "source": texts.source,
             "targets": texts.targets,
             "turns": [asdict(turn) for turn in texts.turns],
+            "group": f"{key(undivided):016x}",
             "near_source": source if params.duplicates.near and params.duplicates.compare != "target" else "",
             "near_target": target if params.duplicates.near and params.duplicates.compare != "source" else "",
         }
+
+    def _metadata(self, values: Mapping[str, Any], cleaner: Cleaner) -> dict[str, str]:
+        """Cleaned and masked like other texts. Raises RejectedRow where a field is missing or holds no text."""
+        texts = {path: _metadata_text(path, value_at(path, values)) for path in self.params.metadata}
+        return {path: _clean(text, path, cleaner)[:_LONGEST_METADATA] for path, text in texts.items()}
 
     def _write(self, number: int, kept: list[dict[str, Any]], unusable: list[dict[str, Any]]) -> None:
         table = pa.Table.from_pylist(kept, schema=_KEPT)
@@ -224,6 +235,13 @@ def _check_length(name: str, unit: str, length: int, bounds: Range) -> None:
         raise RejectedRow("too_short", f"the {name} has {length:,} {unit}, fewer than {bounds.min:,}")
     if bounds.max is not None and length > bounds.max:
         raise RejectedRow("too_long", f"the {name} has {length:,} {unit}, more than {bounds.max:,}")
+
+
+def _metadata_text(field: str, value: Any) -> str:
+    """Of null: an empty text, since not every row has a value for everything that is known about some."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else as_text(field, value)
 
 
 def _time(name: str | None, text: str) -> float:

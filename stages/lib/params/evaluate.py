@@ -1,20 +1,66 @@
-"""Section `evaluate`: the conventions of the scores."""
+"""Section `evaluate`: the conventions of the scores, and what they must reach."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.lib.core.params import Section
 
 Metric = Literal[
-    "bleu", "chrf", "ter", "rouge", "gleu", "exact_match", "token_f1", "answer_overlap", "accuracy", "macro_f1"
+    "bleu",
+    "chrf",
+    "chrf++",
+    "ter",
+    "rouge",
+    "nist",
+    "cider",
+    "parent",
+    "gleu",
+    "exact_match",
+    "token_f1",
+    "answer_overlap",
+    "accuracy",
+    "macro_f1",
 ]
+
+# metrics that have other scores than one of their own name; the first one leads
+_SCORES: Mapping[str, tuple[str, ...]] = {
+    "rouge": ("rougeL", "rouge1", "rouge2", "rougeLsum"),
+    "answer_overlap": ("answer_rougeL", "answer_bleu1"),
+}
+_ALWAYS = (
+    *("perplexity", "bits_per_byte", "slot_error", "slot_missing", "slot_invented", "unsupported"),
+    *("semantic_similarity", "empty", "never_ended", "repeated_4grams", "copied_from_source"),
+)
+
+
+def scores_of(metric: str) -> tuple[str, ...]:
+    """The names of a metric's scores, the leading one first."""
+    return _SCORES.get(metric, (metric,))
 
 
 class Task(Section):
     """The part of a scenario."""
 
     metrics: list[Metric]
+    bleu_tokenizer: Literal["13a", "none", "char", "intl", "zh"] = "13a"
+    bleu_lowercase: bool = False
+    chrf_lowercase: bool = False
+    ter_case_sensitive: bool = False
+    rouge_words: Literal["ascii", "unicode"] = "ascii"
+    rouge_stemmer: bool = False
+    goals: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _goals_of_known_scores(self) -> Self:
+        chosen = [name for metric in self.metrics for name in scores_of(metric)] + list(_ALWAYS)
+        every = {name for metric in get_args(Metric) for name in scores_of(metric)}
+        for name in self.goals:
+            if name not in chosen:
+                remedy = "add its metric to `metrics`" if name in every else f"there are {', '.join(chosen)}"
+                raise ValueError(f"goals: `{name}` is no score of this scenario; {remedy}")
+        return self
 
 
 class Evaluate(Task):
@@ -23,8 +69,5 @@ class Evaluate(Task):
     sentence_encoder: Annotated[str, Field(min_length=1)] | None
     sentence_encoder_revision: str
     sentence_encoder_folder: str
-    lowercase: bool
-    bleu_tokenizer: Literal["13a", "none", "char", "intl", "zh"]
-    rouge_words: Literal["ascii", "unicode"]
-    rouge_stemmer: bool
     shown_predictions: Annotated[int, Field(ge=1)]
+    fail_on_missed_goal: bool

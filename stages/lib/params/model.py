@@ -58,3 +58,13 @@ class Model(Section):
     def name_or_path(self) -> str:
         """What `from_pretrained` takes: a local folder, or a name on the hub."""
         return self.folder if self.name == "folder" else self.name
+
+    @property
+    def hub_name(self) -> str | None:
+        """None for a local folder and for random weights."""
+        return self.name if self.scratch is None and self.name != "folder" else None
+
+    @property
+    def title(self) -> str:
+        """How reports call the model."""
+        return self.name_or_path if self.scratch is None else f"{self.architecture}, from random weights"

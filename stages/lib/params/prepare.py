@@ -117,6 +117,7 @@ class Task(Section):
     labels: dict[str, str] | None = None
     group_references: bool = True
     split: SplitRule = SplitRule()
+    metadata: list[str] = Field(default_factory=list)
 
 
 class Prepare(Task):

@@ -16,42 +16,62 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+METADATA = pa.map_(pa.string(), pa.string())
 
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("targets", pa.list_(pa.string())), ("turns", TURNS)]
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("targets", pa.list_(pa.string())),
+        ("turns", TURNS),
+        ("group", pa.string()),
+        ("metadata", METADATA),
+    ]
 )
 _BATCH_EXAMPLES = 1024
 
 
 @dataclass(frozen=True)
 class Question:
-    """The input of a model, and the correct outputs. An example is one question; a conversation has one per answer."""
+    """The input of a model, and the correct outputs. An example is one question; a conversation has one per answer.
+    `group` and `metadata` are those of the example."""
 
     id: str
     source: str
     references: list[str]
+    group: str
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Example:
     """`id` is a hash of the content: it stays the same when other rows are added. Free text has an empty source. A
-    conversation has `turns`, an empty source, and its answers as targets."""
+    conversation has `turns`, an empty source, and its answers as targets.
+
+    Examples that share something, such as a context, an author or the source, have the same `group`: the splits don't
+    divide it, and its scores are not independent. Without one, an example is alone. `metadata` is what prepare.metadata
+    names: column -> its value as text.
+    """
 
     id: str
     source: str
     targets: list[str]
     turns: list[Turn] = field(default_factory=list)
+    group: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def characters(self) -> int:
         texts = [turn.text for turn in self.turns] or [self.source, *self.targets]
         return sum(map(len, texts))
 
     def questions(self) -> Iterator[Question]:
+        shared = self.group or self.id, self.metadata
         if not self.turns:
-            yield Question(self.id, self.source, self.targets)
+            yield Question(self.id, self.source, self.targets, *shared)
         answers = [place for place, turn in enumerate(self.turns) if turn.role == "assistant"]
         for number, place in enumerate(answers):
-            yield Question(answer_id(self.id, number), render(self.turns[:place]), [self.turns[place].text])
+            before, answer = render(self.turns[:place]), self.turns[place].text
+            yield Question(answer_id(self.id, number), before, [answer], *shared)
 
 
 def answer_id(example: str, number: int) -> str:
@@ -68,7 +88,7 @@ def read_examples(folder: Path) -> Iterator[Example]:
     return (
         Example(**record | {"turns": [Turn(**turn) for turn in record["turns"]]})
         for table in tables
-        for record in table.to_pylist()
+        for record in table.to_pylist(maps_as_pydicts="strict")
     )
 
 

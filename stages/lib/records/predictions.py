@@ -13,13 +13,22 @@ class Prediction:
     """`finish_reason` says why the text ends: at its end token, or at predict.max_new_tokens. `reference_truncated` is
     true for free text whose document is longer than its reference: a text without an end is no fault there.
 
+    Predictions of one `group` share a conversation, a context, an author or a document: they are not independent, so a
+    resample takes or leaves them together. `metadata` is what prepare.metadata names: column -> its value as text.
+
+    `round_trip` is the first reference that was tokenized, as token ids and back: what a perfect model would write. It
+    differs from the reference where the tokenizer can't express all of it.
+
     `reference_nats` is the loss on the references, summed over their `reference_tokens` (end tokens included) and
     `reference_bytes`. All three leave out references that were too long to be tokenized.
     """
 
     id: str
+    group: str
+    metadata: dict[str, str]
     source: str
     references: list[str]
+    round_trip: str
     prediction: str
     finish_reason: Literal["end", "length"]
     reference_truncated: bool

@@ -1,32 +1,38 @@
-"""Scores of texts that are right or wrong as a whole: labels, and responses in a dialogue."""
+"""Scores of texts that are right or wrong as a whole: labels, and responses in a dialogue. Blanks around a text do not
+count."""
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.records.predictions import Prediction
-from stages.lib.scores.score import Score, mean
+from stages.lib.scores.score import Score, mean_score
 
 
 def accuracy(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
     """Share of texts that equal a reference, character for character."""
-    value = 100 * mean(own.prediction in own.references for own in predictions)
-    return {"accuracy": Score(value, "refs:any|mean:texts")}
+    right = (own.prediction.strip() in {text.strip() for text in own.references} for own in predictions)
+    return {"accuracy": mean_score((100.0 * found for found in right), "refs:any|mean:texts")}
 
 
 def macro_f1(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
-    """Mean F1 of all labels among the predictions and first references: rare labels count as much as others."""
-    actual_predicted = list(confusion(predictions))
-    labels = sorted({label for both in actual_predicted for label in both})
-    value = 100 * mean(_f1(actual_predicted, label) for label in labels)
-    return {"macro_f1": Score(value, f"labels:{len(labels)}|mean:labels")}
+    """Mean F1 of all labels among the first references: rare labels count as much as others.
+
+    Predicted texts that are none of these labels count together as one more label, whose F1 is 0. So the statistics of
+    two models have the same columns.
+    """
+    pairs = list(confusion(predictions))
+    column = {label: number for number, label in enumerate(sorted({actual for actual, _ in pairs}))}
+    statistics = np.zeros((len(pairs), 2 * (len(column) + 1)))
+    for row, (actual, predicted) in zip(statistics, pairs, strict=True):
+        row[2 * column[actual]] = actual == predicted
+        row[2 * column[actual] + 1] += 1
+        row[2 * column.get(predicted, len(column)) + 1] += 1
+    right = np.array([100.0 * (actual == predicted) for actual, predicted in pairs])
+    return {"macro_f1": Score(statistics, "macro_f1", right, f"refs:first|labels:{len(column)}|mean:labels")}
 
 
 def confusion(predictions: Sequence[Prediction]) -> Iterator[tuple[str, str]]:
     """The actual label and the predicted one, of each prediction."""
-    return ((own.references[0], own.prediction) for own in predictions)
-
-
-def _f1(actual_predicted: Sequence[tuple[str, str]], label: str) -> float:
-    right = sum(actual == predicted == label for actual, predicted in actual_predicted)
-    named = sum((actual == label) + (predicted == label) for actual, predicted in actual_predicted)
-    return 2 * right / named
+    return ((own.references[0].strip(), own.prediction.strip()) for own in predictions)

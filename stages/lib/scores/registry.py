@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from stages.lib.params.evaluate import Evaluate, Metric
 from stages.lib.records.predictions import Prediction
 from stages.lib.scores.answers import answer_overlap, exact_match, token_f1
-from stages.lib.scores.bleu_chrf_ter import bleu, chrf, ter
+from stages.lib.scores.bleu_chrf_ter import bleu, chrf, chrf_plus_plus, ter
+from stages.lib.scores.cider import cider
 from stages.lib.scores.gleu import gleu
 from stages.lib.scores.labels import accuracy, macro_f1
+from stages.lib.scores.nist import nist
+from stages.lib.scores.parent import parent
 from stages.lib.scores.rouge import rouge
 from stages.lib.scores.score import Score
 from stages.lib.scores.semantic_similarity import semantic_similarity
@@ -15,8 +18,12 @@ from stages.lib.scores.semantic_similarity import semantic_similarity
 _METRICS: Mapping[Metric, Callable[[Sequence[Prediction], Evaluate], dict[str, Score]]] = {
     "bleu": bleu,
     "chrf": chrf,
+    "chrf++": chrf_plus_plus,
     "ter": ter,
     "rouge": rouge,
+    "nist": nist,
+    "cider": cider,
+    "parent": parent,
     "gleu": gleu,
     "exact_match": exact_match,
     "token_f1": token_f1,

@@ -9,7 +9,7 @@ from typing import Any
 from stages.lib.core.process import UserError
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.records.predictions import Prediction
-from stages.lib.scores.score import Score, mean
+from stages.lib.scores.score import Score, mean_score
 
 
 def semantic_similarity(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
@@ -27,16 +27,13 @@ def semantic_similarity(predictions: Sequence[Prediction], params: Evaluate) -> 
     encode = _encoder(place, None if is_folder else params.sentence_encoder_revision)
     flat = [reference for own in predictions for reference in own.references]
     texts, references = encode([own.prediction for own in predictions]), iter(encode(flat))
-    value = 100 * mean(
-        max(float(text @ next(references)) for _ in own.references)
+    each = (
+        100 * max(float(text @ next(references)) for _ in own.references)
         for text, own in zip(texts, predictions, strict=True)
     )
     name = Path(place).name if is_folder else place
-    return {
-        "semantic_similarity": Score(
-            value, f"encoder:{name}|refs:best|sentence-transformers:{version('sentence-transformers')}"
-        )
-    }
+    how = f"encoder:{name}|refs:best|sentence-transformers:{version('sentence-transformers')}"
+    return {"semantic_similarity": mean_score(each, how)}
 
 
 @cache

@@ -4,15 +4,16 @@ The code of predict generates the texts, always greedily. The metrics have their
 so that neither the settings nor the code of evaluate can make training stale.
 """
 
+import re
 from collections.abc import Callable, Sequence
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import excess_tokens
-from stages.lib.core.words import answer_words, shared_words
-from stages.lib.generation.decoding import choose_labels, decode
+from stages.lib.core.words import UNSPACED, answer_words, normalised_answer, shared_words
+from stages.lib.generation.decoding import choose_labels, decode, text_of
 from stages.lib.models.families import interface_of
 from stages.lib.params.predict import Predict
 from stages.lib.params.train import FitSettings
@@ -21,6 +22,9 @@ from stages.lib.training.trainer import Scorer
 
 Texts = Sequence[str]
 References = Sequence[list[str]]  # of each text
+
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_IDEOGRAPH = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def make_scorer(
@@ -36,7 +40,7 @@ def make_scorer(
     score = _SCORES[settings.metric_for_best_model]
     questions = [_last_answer(list(own)) for own in _spread(validation, settings.generation_eval_examples)]
     sources = [examples[0].source_ids for examples in questions]
-    references = [[_text(tokenizer, labels, example.target_ids) for example in examples] for examples in questions]
+    references = [[text_of(tokenizer, labels, example.target_ids) for example in examples] for examples in questions]
     longest = max(len(example.target_ids) for examples in questions for example in examples)
 
     def scorer(network: PreTrainedModel) -> float:
@@ -51,9 +55,21 @@ def make_scorer(
 
 
 def _bleu(texts: Texts, references: References) -> float:
+    """With effective order: lengths of word sequences that no text has are left out. Else, texts of fewer than four
+    words would all score 0."""
     from sacrebleu.metrics.bleu import BLEU
 
-    return float(BLEU().corpus_score(texts, _columns(references)).score)  # type: ignore[arg-type]
+    bleu = BLEU(tokenize=_bleu_tokenizer(references), effective_order=True)
+    return float(bleu.corpus_score(texts, _columns(references)).score)  # type: ignore[arg-type]
+
+
+def _bleu_tokenizer(references: References) -> str:
+    """In scripts without blanks, 13a would take a sentence for a word, and nearly every text would score 0."""
+    text = "".join("".join(chain.from_iterable(references)).split())
+    unspaced, ideographs = len(_UNSPACED.findall(text)), len(_IDEOGRAPH.findall(text))
+    if 2 * unspaced <= len(text):
+        return "13a"
+    return "zh" if ideographs > 0.95 * unspaced else "char"  # `zh` leaves kana together
 
 
 def _chrf(texts: Texts, references: References) -> float:
@@ -69,7 +85,9 @@ def _columns(references: References) -> list[list[str | None]]:
 
 
 def _exact_match(texts: Texts, references: References) -> float:
-    return _mean_of_best(texts, references, lambda text, truth: float(answer_words(text) == answer_words(truth)))
+    return _mean_of_best(
+        texts, references, lambda text, truth: float(normalised_answer(text) == normalised_answer(truth))
+    )
 
 
 def _token_f1(texts: Texts, references: References) -> float:
@@ -77,7 +95,7 @@ def _token_f1(texts: Texts, references: References) -> float:
 
 
 def _accuracy(texts: Texts, references: References) -> float:
-    return _mean_of_best(texts, references, lambda text, truth: float(text == truth))
+    return _mean_of_best(texts, references, lambda text, truth: float(text.strip() == truth.strip()))
 
 
 def _mean_of_best(texts: Texts, references: References, similarity: Callable[[str, str], float]) -> float:
@@ -108,13 +126,6 @@ def _last_answer(examples: list[TokenizedExample]) -> list[TokenizedExample]:
     last = examples[-1]
     answer = max(last.masked_positions, default=-1) + 1
     return [last._replace(source_ids=last.source_ids + last.target_ids[:answer], target_ids=last.target_ids[answer:])]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int]) -> str:
-    for label in labels:
-        if label.target_ids == target_ids:
-            return label.word
-    return str(tokenizer.decode(target_ids, skip_special_tokens=True)).strip()
 
 
 def _greedy(network: PreTrainedModel, sources: Sequence[Sequence[int]], longest: int) -> Predict:

@@ -1,0 +1,154 @@
+"""The model card: README.md beside the weights, with the metadata that a model hub reads.
+
+No text of the data is in it: a card is published more often than the data.
+"""
+
+from collections.abc import Iterator, Mapping
+from io import StringIO
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages.lib.core.markdown import table
+from stages.lib.records.examples import SPLITS
+from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, span
+
+Facts = Mapping[str, Any]
+
+# names of metrics on the hub, where they are not ours
+_METRICS = {
+    **dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), "rouge"),
+    **dict.fromkeys(("macro_f1", "token_f1"), "f1"),
+}
+_PIPELINES = {
+    "causal": "text-generation",
+    "seq2seq": "text2text-generation",
+    "bert2bert": "text2text-generation",
+    "classifier": "text-classification",
+}
+_USE = {
+    "text-generation": [
+        "from transformers import pipeline",
+        "",
+        'pipeline("text-generation", FOLDER)(prompt, return_full_text=False)',
+    ],
+    "text-classification": ["from transformers import pipeline", "", 'pipeline("text-classification", FOLDER)(prompt)'],
+    "text2text-generation": [
+        "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+        "",
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        "model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER)",
+        'written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=100)',
+        "tokenizer.batch_decode(written, skip_special_tokens=True)",
+    ],
+}
+
+
+def model_card(facts: Facts) -> str:
+    """Markdown with a head of YAML.
+
+    `facts` are those of `pages.report_page`. Of params, it reads class (causal, seq2seq, bert2bert or classifier)
+    and base_model (its name on the hub, if it has one).
+    """
+    metadata = StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 120
+    yaml.dump(_metadata(facts), metadata)
+    return "\n".join(["---", metadata.getvalue().rstrip(), "---", *_text(facts), ""])
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    base = facts["params"].get("base_model")
+    return {
+        **({"base_model": base} if base else {}),
+        "library_name": "transformers",
+        "pipeline_tag": _PIPELINES[facts["params"]["class"]],
+        "model-index": [{"name": facts["task"], "results": [_results(facts)]}],
+    }
+
+
+def _results(facts: Facts) -> dict[str, Any]:
+    return {
+        "task": {"type": _PIPELINES[facts["params"]["class"]], "name": facts["task"].replace("_", " ")},
+        "dataset": {"type": facts["task"], "name": facts["task"], "split": "test"},
+        "metrics": [
+            {
+                "type": _METRICS.get(name, name),
+                "name": name,
+                "value": float(f"{score['score']:.6g}"),
+                "args": {"signature": score["signature"]},
+            }
+            for name, score in facts["scores"].items()
+        ],
+    }
+
+
+def _text(facts: Facts) -> Iterator[str]:
+    size = f"{facts['examples']:,} test examples"
+    groups = f" in {facts['groups']:,} groups" if facts["groups"] != facts["examples"] else ""
+    yield from (
+        f"# {facts['task'].replace('_', ' ').capitalize()}",
+        "",
+        f"The model before training: {facts['model']}.",
+    )
+    header = ("score", "better", "result", "95 % interval", "before training", "ceiling", "highest floor")
+    named = {name: facts["scores"][name] for name in facts["headline"]} | facts["scores"]
+    yield from table(f"Results on {size}{groups}", header, (_row(*score) for score in named.items()))
+    yield from ("", "The interval says how far chance in the choice of the test examples moves a score.")
+    if facts["notes"]:
+        yield from ("", *(f"- {note}" for note in facts["notes"]))
+    if facts["goals"]:
+        rows = [
+            (name, plain(goal["goal"]), goal["verdict"], goal["needs"] or "") for name, goal in facts["goals"].items()
+        ]
+        yield from table("Goals", ("score", "goal", "verdict", "test examples that would decide it"), rows)
+    yield from table("Signs of broken output", header[:5], (_row(*sign)[:5] for sign in facts["diagnostics"].items()))
+    yield from _limits(facts)
+    yield from _use(facts)
+    yield from table("Data", ("", *SPLITS), _data(facts["prepare"]))
+    yield from table(
+        "Training", ("", ""), [(in_words(name), plain(value)) for name, value in flattened(facts["train"])]
+    )
+    yield from table("Settings", ("parameter", "value"), [(name, plain(v)) for name, v in flattened(facts["params"])])
+
+
+def _row(name: str, score: Facts) -> tuple[str, ...]:
+    low, high = finite(score.get("low")), finite(score.get("high"))
+    places = decimals(score["score"], low, high)
+    floors = score.get("floors", {}).items()
+    pick = min if score["better"] == "lower" else max
+    floor = pick(floors, key=lambda entry: entry[1], default=None)
+    before, ceiling = (score.get(name) for name in ("before_training", "ceiling"))
+    return (
+        f"`{name}`",
+        score["better"],
+        fixed(score["score"], places),
+        span(low, high, places),
+        "" if before is None else fixed(before, places),
+        "" if ceiling is None else fixed(ceiling, places),
+        f"{fixed(floor[1], places)} ({in_words(floor[0])})" if floor else "",
+    )
+
+
+def _limits(facts: Facts) -> Iterator[str]:
+    yield from ("", "## Limits", "")
+    yield "- It was tried on texts like those of its training alone; nothing is known about others."
+    faulty = sum(bool(own["faults"]) for own in facts["predictions"])
+    if faulty:
+        share = f"{faulty:,} of {len(facts['predictions']):,}"
+        yield f"- Faults were found in {share} test outputs, such as what the source does not say, or what is left out."
+
+
+def _use(facts: Facts) -> Iterator[str]:
+    yield from ("", "## Use", "", "```python", *_USE[_PIPELINES[facts["params"]["class"]]], "```", "")
+    yield "`FOLDER` is this folder. `prompt` is a source in the form of `tokenize.prompt` in params.yaml."
+
+
+def _data(prepare: Facts) -> Iterator[tuple[str, ...]]:
+    for name, values in prepare.items():
+        if isinstance(values, Mapping) and values.keys() == set(SPLITS):
+            yield (in_words(name), *(plain(values[split]) for split in SPLITS))
+    for name in ("rows_read", "rows_kept", "rows_rejected"):
+        yield (f"{in_words(name)}, all splits", plain(prepare[name]), "", "")

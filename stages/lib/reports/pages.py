@@ -1,0 +1,225 @@
+"""Self-contained HTML pages: the report of a run, and a comparison of runs.
+
+A page loads nothing, and its content security policy forbids that it does: texts of the data can neither run code nor
+reach a network. Equal facts give equal bytes.
+"""
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.lib.records.examples import SPLITS
+from stages.lib.reports.charts import Scale, curves, difference_scale, marks_of, results_scale, score_scale
+from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, probability, signed, span
+from stages.lib.reports.predictions import embedded, shortened
+from stages.lib.reports.word_differences import word_differences
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MOST_TRIALS = 50
+
+Facts = Mapping[str, Any]
+
+
+def report_page(facts: Facts) -> str:
+    """The report of a run.
+
+    `facts`: task, model, examples, groups; scores and diagnostics {name: {score, better: higher or lower, signature,
+    and where known low, high, smallest_difference, before_training, ceiling, floors {name: value}}}; properties {name:
+    share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}; notes [line]; breakdowns [{by,
+    value, examples, small, score, result, and where known low, high}]; curve {training and validation: [[update,
+    loss]]}; trials [{trial, validation_loss or None, settings ...}]; prepare, tokenize and train: the stages' stats;
+    params {name: value}, the settings of training; predictions, the worst first [{id, source, references, prediction,
+    faults [line], scores {name: value}}].
+    """
+    scores, diagnostics, goals = facts["scores"], facts["diagnostics"], facts["goals"]
+    every = {**scores, **diagnostics}
+    data, shown = embedded(facts["predictions"], facts["headline"], every)
+    splits = [split for split in SPLITS if split in facts["prepare"].get("examples", {})]
+    return _page(
+        "report.html.j2",
+        script=(_TEMPLATES / "predictions.js").read_text("utf-8"),
+        facts=facts,
+        every=every,
+        headline=[_score_row(name, scores[name], goals.get(name)) for name in facts["headline"]],
+        others=[_score_row(name, scores[name], goals.get(name)) for name in scores if name not in facts["headline"]],
+        diagnostics=[_score_row(name, diagnostics[name], goals.get(name)) for name in diagnostics],
+        goals=[{**_score_row(name, every[name], goal), **goal} for name, goal in goals.items()],
+        signatures=[(name, score["signature"]) for name, score in every.items()],
+        properties=[(in_words(name), value) for name, value in facts["properties"].items()],
+        breakdowns=_by_score(facts["breakdowns"]),
+        curves=curves(facts["curve"]),
+        trials=_trials(facts["trials"]),
+        settings=list(flattened(facts["params"])),
+        train=[(in_words(name), value) for name, value in flattened(facts["train"])],
+        splits=splits,
+        by_split=_by_split(facts["prepare"], facts["tokenize"], splits),
+        account=[(in_words(name), value) for name, value in flattened(facts["prepare"]) if not _is_of_split(name)],
+        data=data,
+        shown=shown,
+    )
+
+
+def comparison_page(facts: Facts) -> str:
+    """A comparison of revisions with the first one; each comparison is a section, its verdict first.
+
+    `facts`: revisions [{name, commit, task, model, examples}]; comparisons [{first, second, examples, groups, notes
+    [line], refused [line], scores {name: {first, second, difference, low, high, p, p_holm, wins, losses, ties, better:
+    higher or lower, smallest_difference, verdict: better, worse or undecided, headline: bool}}, breakdowns [{by, value,
+    examples, small, score, first, second, difference, low, high}], changed [{source, references, first, second, score,
+    first_score, second_score, verdict: better or worse}], params [{name, first, second}], data [{what, first, second}],
+    verdict: a sentence}].
+    """
+    return _page("comparison.html.j2", script="", facts=facts, comparisons=list(map(_pair, facts["comparisons"])))
+
+
+def _page(template: str, script: str, **values: Any) -> str:
+    """`script` is the only one that the browser will run."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "fixed": fixed,
+        "span": span,
+        "signed": signed,
+        "plain": plain,
+        "probability": probability,
+        "common_decimals": _common_decimals,
+        "results_scale": results_scale,
+        "difference_scale": difference_scale,
+        "side": _side,
+    }
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    sources = f"'sha256-{digest}'" if script else "'none'"
+    page = environment.get_template(template).render(
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {sources}",
+        style=(_TEMPLATES / "style.css").read_text("utf-8"),
+        script=script,
+        **values,
+    )
+    return page.encode("utf-8", "backslashreplace").decode()  # UTF-8 has no lone surrogates
+
+
+def _score_row(name: str, score: Facts, goal: Facts | None) -> dict[str, Any]:
+    score, marks = _with_ends(score), marks_of(score, goal)
+    return {
+        **score,
+        "name": name,
+        "places": decimals(score["score"], score["low"], score["high"]),
+        "marks": marks,
+        "scale": score_scale(score, marks),
+    }
+
+
+def _with_ends(row: Facts) -> dict[str, Any]:
+    """With an entry for what may be unknown."""
+    return {**row, **{name: finite(row.get(name)) for name in ("low", "high", "smallest_difference")}}
+
+
+def _by_score(rows: Iterable[Facts]) -> dict[str, dict[str, list[Facts]]]:
+    """Score -> what it is broken down by -> rows, in the given order."""
+    grouped: dict[str, dict[str, list[Facts]]] = {}
+    for row in rows:
+        grouped.setdefault(row["score"], {}).setdefault(row["by"], []).append(_with_ends(row))
+    return grouped
+
+
+def _common_decimals(rows: Sequence[Facts], name: str) -> int:
+    """As many as the surest of the rows supports, so that their numbers stand one below the other."""
+    return max(decimals(row[name] or row.get("first", 0), row["low"], row["high"]) for row in rows)
+
+
+def _trials(trials: Sequence[Facts]) -> dict[str, Any] | None:
+    """The best 50, in their order. `settings` names the columns."""
+    losses = [row["validation_loss"] for row in trials if row["validation_loss"] is not None]
+    if not losses:
+        return None
+    ranked = sorted(trials, key=lambda row: (row["validation_loss"] is None, row["validation_loss"]))[:_MOST_TRIALS]
+    kept = [row for row in trials if row in ranked]
+    fixed_columns = ("trial", "validation_loss")
+    return {
+        "settings": list(dict.fromkeys(name for row in kept for name in row if name not in fixed_columns)),
+        "scale": Scale(min(losses), max(losses)),
+        "rows": [
+            {
+                "trial": row["trial"],
+                "loss": row["validation_loss"],
+                "best": row["validation_loss"] == min(losses),
+                "settings": {name: value for name, value in row.items() if name not in fixed_columns},
+            }
+            for row in kept
+        ],
+    }
+
+
+def _by_split(prepare: Facts, tokenize: Facts, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Count -> split -> value: those that prepare keeps by split, and all of tokenize."""
+    counts: dict[str, dict[str, Any]] = {}
+    for name, values in prepare.items():
+        if isinstance(values, Mapping) and values.keys() & set(splits) == values.keys() and values:
+            counts[in_words(name)] = dict(values)
+    for split in splits:
+        for name, value in flattened(tokenize.get(split, {})):
+            counts.setdefault(in_words(name), {})[split] = value
+    return counts
+
+
+def _is_of_split(name: str) -> bool:
+    return name.partition(".")[2] in SPLITS
+
+
+def _pair(comparison: Facts) -> dict[str, Any]:
+    rows = [_difference_row(name, score) for name, score in comparison["scores"].items()]
+    verdicts = {row["verdict"] for row in rows if row["headline"]}
+    return {
+        **comparison,
+        "headline": [row for row in rows if row["headline"]],
+        "others": [row for row in rows if not row["headline"]],
+        # the worse news colours the whole
+        "kind": next((kind for kind in ("worse", "better") if kind in verdicts), "undecided"),
+        "breakdowns": _by_score(comparison["breakdowns"]),
+        "changed": {
+            word: [_changed(example) for example in comparison["changed"] if example["verdict"] == word]
+            for word in ("worse", "better")
+        },
+    }
+
+
+def _difference_row(name: str, score: Facts) -> dict[str, Any]:
+    score = _with_ends(score)
+    scale, smallest = difference_scale([score], score["better"]), score["smallest_difference"]
+    return {
+        **score,
+        "name": name,
+        "places": decimals(score["difference"] or score["first"], score["low"], score["high"]),
+        "scale": scale,
+        "band": smallest / abs(scale.low) if smallest and scale.low else None,
+    }
+
+
+def _side(row: Facts, better: str) -> str:
+    """Whether the interval of a difference lies on one side of 0."""
+    if row["low"] is None or row["high"] is None or row["low"] <= 0 <= row["high"]:
+        return "undecided"
+    return "better" if (row["low"] > 0) == (better == "higher") else "worse"
+
+
+def _changed(example: Facts) -> dict[str, Any]:
+    first, second = word_differences(shortened(example["first"]), shortened(example["second"]))
+    largest = max(abs(example["first_score"]), abs(example["second_score"]))
+    return {
+        **example,
+        "source": shortened(example["source"]),
+        "references": list(map(shortened, example["references"])),
+        "first_pieces": first,
+        "second_pieces": second,
+        "places": 1 if largest >= 10 else 2,
+    }

@@ -1,0 +1,140 @@
+"""What a run is told as: the lean metrics of git, all scores, the facts of the pages, and the lines of the terminal."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from stages.lib.records.predictions import Prediction
+from stages.lib.scores.bounds import CEILING
+from stages.lib.scores.resampling import Interval
+from stages.lib.scores.results import Results
+from stages.lib.scores.score import Score
+
+_DIGITS = 5  # significant ones, of a number whose error is unknown
+
+About = Mapping[str, Any]  # the task, the model, and the settings of its training
+
+
+def lean(results: Results, about: About) -> dict[str, Any]:
+    """For `dvc metrics diff` and `dvc exp show`, which list every number that they find: the headline scores alone."""
+    found: dict[str, Any] = {"task": about["task"], "model": about["model"], "examples": results.examples}
+    for name in results.headline:
+        interval = results.intervals[name]
+        found[name] = rounded(results.scores[name].value, interval)
+        found[f"{name}_95"] = span(interval)
+    return found
+
+
+def full(results: Results, about: About) -> dict[str, Any]:
+    """All that was measured."""
+    return {
+        "task": about["task"],
+        "model": about["model"],
+        "examples": results.examples,
+        "groups": results.groups,
+        "headline": results.headline,
+        "scores": {name: _described(name, score, results) for name, score in results.scores.items()},
+        "diagnostics": {name: _described(name, score, results) for name, score in results.diagnostics.items()},
+        "properties": {name: _significant(value, 3) for name, value in results.properties.items()},
+        "goals": {name: asdict(goal) for name, goal in results.goals.items()},
+        "breakdowns": [
+            {
+                "by": part.by,
+                "value": part.value,
+                "examples": part.examples,
+                "small": part.is_small,
+                "score": part.score,
+                "result": rounded(part.result, part.interval),
+                **_ends(part.interval),
+            }
+            for part in results.parts
+        ],
+        "notes": results.notes,
+    }
+
+
+def _described(name: str, score: Score, results: Results) -> dict[str, Any]:
+    interval = results.intervals[name]
+    found: dict[str, Any] = {
+        "score": _significant(score.value),
+        **_ends(interval),
+        "better": "higher" if score.higher_is_better else "lower",
+        "signature": score.signature,
+    }
+    if math.isfinite(interval.error):
+        found["smallest_difference"] = _significant(interval.smallest_difference, 2)
+    if name in results.before:
+        found["before_training"] = _significant(results.before[name])
+    if limits := {bound: _significant(value) for bound, value in results.bounds.get(name, {}).items()}:
+        found["ceiling"] = limits.pop(CEILING)
+        found["floors"] = limits
+    return found
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    """Of one group of examples there is no interval."""
+    if not math.isfinite(interval.error):
+        return {}
+    return {"low": rounded(interval.low, interval), "high": rounded(interval.high, interval)}
+
+
+def page_facts(
+    results: Results, about: About, stats: Mapping[str, Any], curve: Any, trials: Any, shown: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the pages show. `stats` holds those of each stage; `shown` the predictions, worst first."""
+    params = {name: value for name, value in about.items() if name not in ("task", "model")}
+    return {**full(results, about), **stats, "curve": curve, "trials": trials, "params": params, "predictions": shown}
+
+
+def told(predictions: Sequence[Prediction], results: Results) -> Iterator[dict[str, Any]]:
+    """Each prediction with its faults, its likeness to the references (chrF), and its scores."""
+    for row, own in enumerate(predictions):
+        yield {
+            "id": own.id,
+            "source": own.source,
+            "references": own.references,
+            "prediction": own.prediction,
+            "faults": results.faults[row],
+            "likeness": results.likeness[row],
+            "scores": {name: _significant(float(score.each[row])) for name, score in results.scores.items()},
+        }
+
+
+def terminal(results: Results, about: About) -> Iterator[str]:
+    """The scores as a table of 80 columns, then what a reader would overlook."""
+    many = f" in {results.groups:,} groups" if results.groups < results.examples else ""
+    yield f"evaluate: {about['task']}, {about['model']}: {results.examples:,} predictions{many}"
+    yield f"  {'score':<24}{'':>10}  {'95 % interval':<20}{'before training':>16}"
+    for name, score in (results.scores | results.diagnostics).items():
+        interval = results.intervals[name]
+        before = f"{_significant(results.before[name], 4):g}" if name in results.before else ""
+        arrow = "+" if score.higher_is_better else "-"
+        yield f"{arrow} {name:<24}{_fixed(score.value, interval):>10}  {span(interval):<20}{before:>16}".rstrip()
+    yield "  + higher is better, - lower is better"
+    for name, goal in results.goals.items():
+        needs = f"; about {goal.needs:,} test examples would decide it" if goal.needs else ""
+        yield f"  goal: {name} {goal.goal:g} is {goal.verdict}{needs}"
+    yield from (f"  note: {note}" for note in results.notes)
+
+
+def span(interval: Interval) -> str:
+    """Its ends, such as "30.5 to 35.8"."""
+    if not math.isfinite(interval.error):
+        return "unknown"
+    return f"{_fixed(interval.low, interval)} to {_fixed(interval.high, interval)}"
+
+
+def rounded(value: float, interval: Interval) -> float:
+    """To the digits that mean something: two of the standard error."""
+    return float(_fixed(value, interval))
+
+
+def _fixed(value: float, interval: Interval) -> str:
+    if not math.isfinite(interval.error) or interval.error <= 1e-9 * abs(value):
+        return f"{_significant(value):g}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(interval.error)))}f}"
+
+
+def _significant(value: float, digits: int = _DIGITS) -> float:
+    return float(f"{value:.{digits}g}")

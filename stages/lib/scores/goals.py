@@ -1,0 +1,37 @@
+"""Good enough, or not yet: each goal of the scenario against the score and its interval."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from stages.lib.scores.resampling import Interval
+from stages.lib.scores.score import Score
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`needs`: how many test examples would decide it, if the score stayed the same; 0 if it is decided."""
+
+    goal: float
+    score: float
+    verdict: Literal["reached", "missed", "undecided"]
+    needs: int
+
+
+def check_goals(
+    goals: Mapping[str, float], scores: Mapping[str, Score], found: Mapping[str, Interval], examples: int
+) -> dict[str, Goal]:
+    """A goal is reached if the whole interval of the score is on its good side, and missed if it is on the other."""
+    return {name: _checked(goal, scores[name], found[name], examples) for name, goal in goals.items()}
+
+
+def _checked(goal: float, score: Score, interval: Interval, examples: int) -> Goal:
+    if interval.low >= goal or interval.high <= goal:
+        is_above = interval.low >= goal
+        return Goal(goal, score.value, "reached" if is_above == score.higher_is_better else "missed", 0)
+    distance = abs(score.value - goal)
+    half = (interval.high - interval.low) / 2
+    # an interval shrinks with the root of the number of examples
+    ratio = half / distance if distance else math.inf
+    return Goal(goal, score.value, "undecided", math.ceil(examples * ratio**2) if math.isfinite(ratio) else 0)

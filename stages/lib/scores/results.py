@@ -1,0 +1,159 @@
+"""Everything that is measured on the predictions of one run: scores with intervals, bounds, parts, goals, notes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from stages.lib.core.process import UserError
+from stages.lib.params.evaluate import Evaluate, scores_of
+from stages.lib.records.examples import Question
+from stages.lib.records.predictions import Prediction
+from stages.lib.scores.bleu_chrf_ter import chrf
+from stages.lib.scores.bounds import CEILING, bounds
+from stages.lib.scores.breakdowns import Part, breakdowns
+from stages.lib.scores.diagnostics import diagnostics, properties
+from stages.lib.scores.faithfulness import details, faithfulness
+from stages.lib.scores.goals import Goal, check_goals
+from stages.lib.scores.model_losses import model_losses
+from stages.lib.scores.registry import text_scores
+from stages.lib.scores.resampling import CONFIDENCE, Interval, compare_scores, intervals
+from stages.lib.scores.score import Score
+from stages.lib.scores.slots import Slots
+
+_LEADING_METRICS = 2
+_TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
+_MOST_UNTRUE = 0.1  # of the references
+_FEW_GROUPS = 20
+
+
+@dataclass(frozen=True)
+class Results:
+    """`headline` names the few scores that stand for the run. `before` holds the values before training; `bounds` of
+    the leading scores the ceiling and floors, by the names that bounds.py explains."""
+
+    examples: int
+    groups: int
+    scores: dict[str, Score]
+    diagnostics: dict[str, Score]
+    properties: dict[str, float]
+    intervals: dict[str, Interval]  # of the scores and diagnostics
+    headline: list[str]
+    before: dict[str, float]
+    bounds: dict[str, dict[str, float]]
+    parts: list[Part]
+    goals: dict[str, Goal]
+    faults: list[list[str]]  # of each prediction: what it tells wrongly
+    likeness: list[float]  # of each prediction: its chrF, 0 to 100
+    notes: list[str]
+
+
+def measure(
+    after: Sequence[Prediction],
+    before: Sequence[Prediction],
+    train: Sequence[Question],
+    labels: Sequence[str],
+    no_input: str | None,
+    params: Evaluate,
+) -> Results:
+    """Measures a run on the test split.
+
+    Args:
+        after: predictions of the trained model.
+        before: those of the model before training, for the same examples; or none.
+        train: training examples, or a sample of them.
+        labels: the words that a prediction can be; none for free text.
+        no_input: what the trained model writes without a source, if there is a source.
+
+    Raises:
+        UserError: there is a goal for a score that this task has not, a metric can't read the sources, or the sentence
+            encoder can't be loaded.
+    """
+    slots = None if labels else Slots.learn((own.source, own.references) for own in train)
+    slots = slots and slots.knowing(own.source for own in after)
+    scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
+    signs, groups = diagnostics(after, bool(labels)), [own.group for own in after]
+    found = intervals(scores | signs, groups)
+    variants = bounds(after, train, labels, no_input)
+    limits = _bounds(variants, params)
+    if not labels:
+        limits |= {name: {CEILING: own.value} for name, own in faithfulness(variants[CEILING], slots).items()}
+    headline = list(_headline(scores, limits, params))
+    if unknown := params.goals.keys() - found.keys():
+        raise UserError(
+            f"evaluate -> goals: {name}: this run has no such score; it has {', '.join(found)}"
+            for name in sorted(unknown)
+        )
+    headline_scores = {name: scores[name] for name in headline}
+    return Results(
+        examples=len(after),
+        groups=len(set(groups)),
+        scores=scores,
+        diagnostics=signs,
+        properties={} if labels else properties(after),
+        intervals=found,
+        headline=headline,
+        before={name: score.value for name, score in earlier.items()},
+        bounds=limits,
+        parts=list(breakdowns(after, headline_scores, train)),
+        goals=check_goals(params.goals, scores | signs, found, len(after)),
+        faults=[details(own, slots) if set(_TRUTH) & set(headline) else [] for own in after],
+        likeness=chrf(after, params)["chrf"].each.tolist(),
+        notes=[
+            *_notes(headline_scores, found, limits, len(set(groups))),
+            *_without_gain(headline_scores, earlier, groups),
+        ],
+    )
+
+
+def _scores(
+    predictions: Sequence[Prediction], params: Evaluate, labels: Sequence[str], slots: Slots | None
+) -> dict[str, Score]:
+    """A label tells no facts, and its loss is that of a choice among few: labels have the scores of texts alone."""
+    texts = text_scores(predictions, params)
+    return texts if labels else texts | faithfulness(predictions, slots) | model_losses(predictions)
+
+
+def _headline(
+    scores: Mapping[str, Score], limits: Mapping[str, Mapping[str, float]], params: Evaluate
+) -> Iterator[str]:
+    leading = [scores_of(metric)[0] for metric in params.metrics[:_LEADING_METRICS]]
+    for name in (*leading, *_TRUTH, "bits_per_byte"):
+        # where even the references do badly, it is no fault: all nouns of German look like names
+        if name in scores and (name not in _TRUTH or limits[name][CEILING] < _MOST_UNTRUE):
+            yield name
+
+
+def _bounds(variants: Mapping[str, Sequence[Prediction]], params: Evaluate) -> dict[str, dict[str, float]]:
+    """Leading score -> ceiling and floors. TER is left out: it takes long where nothing is right."""
+    metrics = [metric for metric in params.metrics[:_LEADING_METRICS] if metric != "ter"]
+    only = params.model_copy(update={"metrics": metrics, "sentence_encoder": None})
+    found = {bound: text_scores(variant, only) for bound, variant in variants.items()}
+    leading = [scores_of(metric)[0] for metric in metrics]
+    return {name: {bound: scores[name].value for bound, scores in found.items()} for name in leading}
+
+
+def _notes(
+    scores: Mapping[str, Score],
+    found: Mapping[str, Interval],
+    limits: Mapping[str, Mapping[str, float]],
+    groups: int,
+) -> Iterator[str]:
+    """What a reader of the numbers would overlook."""
+    for name, score in scores.items():
+        if score.formula == "bleu" and score.statistics[:, -1].sum() == 0:
+            yield f"{name}: no prediction has four words, so it is 0 whatever they say; choose chrf or exact_match"
+    if groups < _FEW_GROUPS:
+        yield f"{groups} independent groups of examples are too few for a sure score; test on more"
+    for name, values in ((name, limits[name]) for name in scores if name in limits):
+        for bound, value in values.items():
+            is_near = value >= found[name].low if scores[name].higher_is_better else value <= found[name].high
+            if bound != CEILING and is_near and groups > 1:
+                yield f"{name}: {scores[name].value:.4g} is near its floor, {value:.4g} of {bound}"
+
+
+def _without_gain(scores: Mapping[str, Score], earlier: Mapping[str, Score], groups: Sequence[str]) -> Iterator[str]:
+    """Scores that training has not made better."""
+    common = {name: earlier[name] for name in scores if name in earlier} if len(set(groups)) > 1 else {}
+    for name, own in compare_scores(common, scores, groups).items():
+        is_better = own.difference > 0 if scores[name].higher_is_better else own.difference < 0
+        if own.p_value >= 1 - CONFIDENCE or not is_better:
+            yield f"{name}: no gain over the model before training is shown ({own.first:.4g} -> {own.second:.4g})"

@@ -1,0 +1,109 @@
+"""Compares the scores of revisions, and says whether a difference is more than luck:
+`python -m stages.tools.compare main HEAD`.
+
+A revision is a branch, a tag, a commit, an experiment, or `workspace`: the files here. The first one is what all others
+are compared with. Scores and texts of each example are read from git, DVC's cache or its remote; the workspace stays as
+it is. With one revision, the workspace is compared with it.
+
+Exit code: 0; 1 with --fail-on-regression, if a headline score is shown to be worse; 2 if there is no comparison.
+"""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc_data.index import DataIndexDirError
+
+from stages.lib.comparison.comparing import compare, describe
+from stages.lib.comparison.rendering import as_markdown, as_text
+from stages.lib.comparison.run import Run, read_run
+from stages.lib.core.files import write_text
+from stages.lib.core.process import UserError, first_line, launch
+from stages.lib.reports.pages import comparison_page
+
+_WORKSPACE = "workspace"
+_COMMIT = 7  # characters
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    facts = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, _WORKSPACE])
+    text = as_markdown(facts) if arguments.markdown else as_text(facts)
+    print(text.encode("utf-8", "backslashreplace").decode())  # UTF-8 has no lone surrogates
+    if arguments.json:
+        write_text(arguments.json, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+    if arguments.html:
+        write_text(arguments.html, comparison_page(facts))
+    if arguments.fail_on_regression and has_regression(facts):
+        sys.exit(1)
+
+
+def compared(revisions: list[str]) -> dict[str, Any]:
+    """The first revision against each other one.
+
+    Raises:
+        UserError: a revision can't be read, or two can't be compared.
+    """
+    runs = [_run(revision) for revision in revisions]
+    return {
+        "revisions": [describe(run) for run in runs],
+        "comparisons": [compare(runs[0], run) for run in runs[1:]],
+    }
+
+
+def has_regression(facts: dict[str, Any]) -> bool:
+    """Whether a headline score of some revision is shown to be worse than that of the first.
+
+    Raises:
+        UserError: a headline score of the first revision can't be compared, so a regression would not be seen.
+    """
+    headline = facts["revisions"][0]["headline"]
+    refused = [line for own in facts["comparisons"] for line in own["refused"] if line.partition(":")[0] in headline]
+    if refused:
+        raise UserError(refused)
+    scores = [score for own in facts["comparisons"] for score in own["scores"].values()]
+    return any(score["headline"] and score["verdict"] == "worse" for score in scores)
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.compare",
+        description=description,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("revisions", nargs="+", metavar="REVISION", help="the first is the baseline")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page of its own to this file too")
+    parser.add_argument("--fail-on-regression", action="store_true", help="exit with 1 if a headline score is worse")
+    return parser
+
+
+def _run(revision: str) -> Run:
+    try:
+        files = DVCFileSystem(rev=None if revision == _WORKSPACE else revision)
+        commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
+        return read_run(revision, commit, partial(_read, files))
+    except (DvcException, OSError) as error:
+        raise UserError(f"{revision}: {first_line(error)}") from None
+
+
+def _read(files: DVCFileSystem, path: str) -> bytes:
+    try:
+        content: bytes = files.read_bytes(path)
+    except DataIndexDirError as error:  # of a folder that DVC tracks, also where the remote can't be reached
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from None
+        raise OSError(f"{path}: {error.__cause__}") from None
+    return content
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,122 @@
+"""Losses of examples: as exact as float64, in batches whose logits and whose work fit into memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.lib.core.process import UserError
+from stages.lib.models import losses
+from stages.lib.models.families.causal import Causal
+from stages.lib.models.losses import example_losses, losses_of
+from stages.lib.models.memory import Halving
+from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
+from tests import tiny
+from tests.random_weights import widely_drawn
+
+CPU_HAS_NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate")
+
+
+def reference_loss(logits: torch.Tensor, example: TokenizedExample) -> float:
+    """Token by token in float64, from the definition."""
+    scores = logits.double()
+    places = [place for place in range(len(example.target_ids)) if place not in example.masked_positions]
+    tokens = [(place, example.target_ids[place]) for place in places]
+    return sum(float(scores[place].exp().sum().log() - scores[place, token]) for place, token in tokens)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 32 << 20])
+def test_losses_are_those_of_float64(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    """Also where a model is almost sure, so that each loss is far below the logits."""
+    monkeypatch.setattr(losses, "_CHUNK_BYTES", chunk_bytes)
+    examples = [TokenizedExample(str(n), [3], [5 + n, 7, 8, 1], [1] if n % 2 else [], 0) for n in range(6)]
+    logits = 30 * torch.randn(6, 4, 500, generator=torch.Generator().manual_seed(1))
+    for row, example in zip(logits, examples, strict=True):
+        row[range(4), example.target_ids] = row.max(1).values + 2
+    monkeypatch.setattr(Causal, "target_logits", lambda *_: logits)
+    found, tokens = losses_of(tiny.model(tiny.tokenizer()), examples)
+    expected = [reference_loss(*pair) for pair in zip(logits, examples, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+    assert tokens.tolist() == [4, 3] * 3
+
+
+@pytest.fixture
+def targets(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Target tokens of the examples of each batch whose losses were computed."""
+    batches: list[list[int]] = []
+    compute = losses.losses_of
+
+    def recorded(network: Any, examples: Sequence[TokenizedExample]) -> Any:
+        batches.append([len(example.target_ids) for example in examples])
+        return compute(network, examples)
+
+    monkeypatch.setattr(losses, "losses_of", recorded)
+    return batches
+
+
+def test_the_logits_of_a_batch_have_at_most_so_many_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: list[list[int]]
+) -> None:
+    """Whatever the batch size. The longest target may be in one of the shorter examples."""
+    tokens = tiny.tokenizer()
+    lengths = [(20, 2), (9, 12), (3, 13), (9, 2), (2, 2), (1, 1), (1, 1)]  # of source and target
+    rows = [TokenizedExample(str(n), [5] * source, [6] * target, [], 0) for n, (source, target) in enumerate(lengths)]
+    write_tokenized_examples(tmp_path, [rows])
+    monkeypatch.setattr(losses, "_LOGITS_BYTES", 4 * len(tokens) * 15)
+    found = list(example_losses(tiny.model(tokens), TokenizedDataset(tmp_path), 64))
+    assert sorted(index for index, *_ in found) == list(range(len(rows)))
+    assert targets == [[2], [12], [13], [2, 2, 1, 1]]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), CPU_HAS_NO_MEMORY], ids=["gpu", "cpu"])
+def test_where_memory_ends_batches_are_halved_from_then_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: list[list[int]], error: Exception
+) -> None:
+    tokens = tiny.tokenizer()
+    network, data = widely_drawn(tiny.model(tokens)), tiny.dataset(tokens, tmp_path)
+    whole = list(example_losses(network, data, 6))
+    targets.clear()
+    compute = Causal.target_logits
+
+    def short_of_memory(self: Causal, network: Any, batch: Any) -> Any:
+        if len(batch["labels"]) > 2:
+            raise error
+        return compute(self, network, batch)
+
+    monkeypatch.setattr(Causal, "target_logits", short_of_memory)
+    halved = list(example_losses(network, data, 6))
+    assert [index for index, *_ in halved] == [index for index, *_ in whole]
+    assert [loss for _, loss, _ in halved] == pytest.approx([loss for _, loss, _ in whole], rel=1e-5)
+    assert list(map(len, targets)) == [6, 3, 2, 2, 2, 2, 2, 2]
+
+
+def test_an_example_that_does_not_fit_alone_is_reported_with_what_helps() -> None:
+    def work(batch: Sequence[int]) -> list[int]:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match=r"memory has ended on a single text: lower tokenize\.max_source_tokens"):
+        Halving()(work, [1, 2, 3])
+
+
+def test_one_of_several_processes_does_not_halve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make more passes of the network than the others, which then wait for it forever."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    tried: list[Sequence[int]] = []
+
+    def work(batch: Sequence[int]) -> list[int]:
+        tried.append(batch)
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Halving()(work, [1, 2, 3])
+    assert tried == [[1, 2, 3]]
+
+
+def test_other_errors_are_passed_on() -> None:
+    def work(batch: Sequence[int]) -> list[int]:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        Halving()(work, [1, 2, 3])

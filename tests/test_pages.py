@@ -1,0 +1,384 @@
+"""The report, the comparison and the model card: what a reader sees, and what no text of the data can do to it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from stages.lib.core.process import UserError
+from stages.lib.reports.model_card import model_card
+from stages.lib.reports.numbers import decimals, fixed, plain, signed
+from stages.lib.reports.pages import comparison_page, report_page
+from stages.lib.reports.word_differences import word_differences
+from stages.tools.export_model import export
+from tests.browser import CHROMIUM, Page, browser
+
+STYLE = Path("stages/lib/reports/templates/style.css")
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"><!--\u2028&amp;"
+)
+DESKTOP, TABLET, PHONE = (1280, 800), (770, 1024), (390, 844)
+Facts = dict[str, Any]
+
+
+def score(value: float, half: float, better: str = "higher", **more: Any) -> Facts:
+    interval = {"low": value - half, "high": value + half, "smallest_difference": half * 1.4}
+    return {"score": value, **interval, "better": better, "signature": "case:mixed|tok:13a", **more}
+
+
+def prediction(number: int) -> Facts:
+    return {
+        "id": f"{number:016x}",
+        "source": f"name: Place {number}; kind: pub",
+        "references": [f"Place {number} is a pub.", f"There is a pub, Place {number}."],
+        "prediction": f"Place {number} is a tavern.",
+        "faults": ["missing kind: pub"] if number % 4 == 0 else [],
+        "scores": {"bleu": (number * 37) % 101, "slot_error": (number % 4 == 0) / 2},
+    }
+
+
+def report_facts(predictions: int = 120) -> Facts:
+    return {
+        "task": "data_to_text",
+        "model": "a base of 3,443,136 parameters",
+        "examples": predictions,
+        "groups": predictions,
+        "scores": {
+            "bleu": score(33.17, 2.67, before_training=0.08, ceiling=96.4, floors={"nearest_example": 35.7}),
+            "slot_error": score(0.213, 0.03, "lower", before_training=0.98, ceiling=0.0),
+            "perplexity": score(1.5163, 0.02, "lower", before_training=143.48),
+            "chrf": {"score": 48.7, "better": "higher", "signature": "nc:6"},
+        },
+        "diagnostics": {"empty": score(0.0, 0.0, "lower")},
+        "properties": {"distinct_1": 0.09},
+        "headline": ["bleu", "slot_error"],
+        "goals": {"bleu": {"goal": 45, "verdict": "undecided", "needs": 900}},
+        "notes": ["bleu is below its floor"],
+        "breakdowns": [
+            {"by": "kind", "value": kind, "examples": n, "small": n < 20, "score": "bleu"}
+            | {"result": 30 + n, "low": 25 + n, "high": 35 + n}
+            for kind, n in (("pub", 30), (HOSTILE, 9))
+        ],
+        "curve": {"training": [[3, 4.9], [6, 2.1], [9, 0.7]], "validation": [[5, 1.4], [9, 0.8]]},
+        "trials": [{"trial": 1, "validation_loss": 1.5, "learning_rate": 0.004}, {"trial": 2, "validation_loss": None}],
+        "prepare": {
+            "examples": {"test": predictions, "train": 1908, "validation": 265},
+            "rejected": {"empty_target": 3},
+            "rows_kept": 4863,
+            "rows_read": 4866,
+            "rows_rejected": 3,
+        },
+        "tokenize": {"train": {"source_tokens": {"longest": 52}}, "test": {"source_tokens": {"longest": 49}}},
+        "train": {"parameters": 3443136, "validation_loss": {"best": 0.41828}},
+        "params": {"class": "causal", "base_model": "google-t5/t5-small", "freeze": {"first_layers": 2}},
+        "predictions": list(map(prediction, range(predictions))),
+    }
+
+
+def difference(first: float, change: float, half: float, better: str, verdict: str, headline: bool) -> Facts:
+    interval = {"difference": change, "low": change - half, "high": change + half, "smallest_difference": half * 1.4}
+    counts = {"p": 0.0004, "p_holm": 0.0012, "wins": 120, "losses": 60, "ties": 47}
+    ends = {"first": first, "second": first + change}
+    return ends | interval | counts | {"better": better, "verdict": verdict, "headline": headline}
+
+
+def comparison_facts() -> Facts:
+    changed = {
+        "source": HOSTILE,
+        "references": ["x"],
+        "score": "bleu",
+        "first_score": 12,
+        "second_score": 70,
+    }
+    breakdown = {"by": "kind", "value": "pub", "examples": 30, "small": False, "score": "bleu"}
+    pair = {
+        "first": "main",
+        "second": "a-branch-with-a-rather-long-name",
+        "examples": 227,
+        "groups": 100,
+        "notes": ["3 test examples are only in a-branch"],
+        "refused": ["ter: counted with case on one side only"],
+        "scores": {
+            "bleu": difference(33.17, 2.9, 1.8, "higher", "better", True),
+            "bits_per_byte": difference(0.19861, 0.0075, 0.004, "lower", "worse", False),
+            "chrf": difference(48, 0.5, 1.3, "higher", "undecided", False),
+        },
+        "breakdowns": [breakdown | {"first": 33, "second": 36, "difference": 3, "low": 1, "high": 5}],
+        "changed": [
+            {
+                **changed,
+                "first": "A cheap pub near the river.",
+                "second": "A cheap inn near the river.",
+                "verdict": word,
+            }
+            for word in ("better", "worse")
+        ],
+        "params": [{"name": "fit.learning_rate", "first": 0.004, "second": None}],
+        "data": [{"what": "training data", "first": "a8f2c91d", "second": "77be10c3"}],
+        "verdict": "a-branch is better than main: bleu +2.9",
+    }
+    names = ("main", "a-branch-with-a-rather-long-name")
+    revisions = [{"name": n, "commit": "ff0fada", "task": "data_to_text", "model": "m", "examples": 227} for n in names]
+    return {"revisions": revisions, "comparisons": [pair, pair | {"verdict": "No difference is shown"}]}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on the PATH")
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def show(page: Page, html: str, folder: Path, size: tuple[int, int]) -> None:
+    file = folder / "page.html"
+    file.write_text(html, "utf-8")
+    page.open(file, *size)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, TABLET, PHONE])
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_a_page_loads_nothing_complains_of_nothing_and_fits_the_width(
+    page: Page, tmp_path: Path, kind: str, size: tuple[int, int]
+) -> None:
+    facts = report_facts()
+    facts["predictions"][0] |= {
+        "source": "unbroken" * 100,
+        "prediction": "المقهى يقع بالقرب من النهر",
+        "references": ["茶屋" * 99],
+    }
+    show(page, report_page(facts) if kind == "report" else comparison_page(comparison_facts()), tmp_path, size)
+    page.run("document.querySelectorAll('details').forEach((closed) => { closed.open = true })")
+    assert page.complaints == []
+    assert page.requests == [(tmp_path / "page.html").as_uri()]
+    # on a phone, content that is too wide would widen the layout as well
+    assert page.run("[innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [size[0], True]
+
+
+def shown_ids(page: Page) -> list[int]:
+    found = page.run("[...document.querySelectorAll('#rows .id')].map((id) => id.textContent)")
+    return [int(text, 16) for text in found]
+
+
+def press(page: Page, name: str) -> None:
+    page.run(f"[...document.querySelectorAll('button')].find((b) => b.textContent.startsWith('{name}')).click()")
+
+
+def search(page: Page, text: str) -> None:
+    page.run(f"(() => {{ search.value = {json.dumps(text)}; search.dispatchEvent(new Event('input')) }})()")
+
+
+def test_predictions_are_searched_sorted_and_turned(page: Page, tmp_path: Path) -> None:
+    show(page, report_page(report_facts()), tmp_path, DESKTOP)
+    assert shown_ids(page) == list(range(50))
+    press(page, "Next")
+    assert shown_ids(page) == list(range(50, 100))
+    by_bleu = sorted(range(120), key=lambda number: ((number * 37) % 101, number))
+    press(page, "bleu")
+    assert shown_ids(page) == by_bleu[:50]
+    press(page, "bleu")
+    assert shown_ids(page)[0] == max(by_bleu, key=lambda number: ((number * 37) % 101, -number))
+    press(page, "slot_error")
+    assert shown_ids(page)[:3] == [0, 4, 8]
+    press(page, "worst first")
+    assert shown_ids(page) == list(range(50))
+    search(page, "place 11")
+    assert shown_ids(page) == [11, *range(110, 120)]
+    page.run("faulty.click()")
+    assert shown_ids(page) == [112, 116]
+    search(page, "no such text")
+    assert page.run("[rows.children.length, document.getElementById('status').textContent]") == [0, "0 predictions"]
+
+
+def test_hostile_texts_stay_texts(page: Page, tmp_path: Path) -> None:
+    facts = report_facts()
+    facts |= {"task": HOSTILE, "model": HOSTILE, "notes": [HOSTILE], "params": facts["params"] | {"a": HOSTILE}}
+    facts["predictions"][0] |= {"source": HOSTILE, "prediction": HOSTILE, "references": [HOSTILE], "faults": [HOSTILE]}
+    show(page, report_page(facts), tmp_path, DESKTOP)
+    search(page, "onerror")
+    assert page.run("[...document.querySelectorAll('#rows .text')].map((t) => t.textContent)") == [HOSTILE] * 3
+    assert page.run("document.title").startswith("</script>")
+    assert page.run("document.querySelectorAll('img').length") == 0
+    show(page, comparison_page(comparison_facts()), tmp_path, DESKTOP)
+    assert page.run("[document.title, document.querySelector('.source').textContent]") == [
+        "main, a-branch-with-a-rather-long-name: comparison",
+        HOSTILE,
+    ]
+
+
+def embedded(html: str) -> Facts:
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)
+    assert found
+    content: Facts = json.loads(found[1])
+    return content
+
+
+def test_of_ten_thousand_predictions_the_page_holds_the_worst_and_some_of_all() -> None:
+    html = report_page(report_facts(10_000))
+    kept = [int(row["id"], 16) for row in embedded(html)["rows"]]
+    assert kept[:1000] == list(range(1000))
+    assert kept[1000:] == list(range(1000, 10_000, 9))
+    assert "2,000 of the 10,000 predictions are here" in html
+
+
+def test_long_texts_do_not_make_the_page_large() -> None:
+    facts = report_facts(600)
+    facts["predictions"] = [own | {"source": "長い文" * 5000} for own in facts["predictions"]]
+    html = report_page(facts)
+    assert len(html.encode()) < 5_000_000
+    assert len(embedded(html)["rows"]) >= 100
+
+
+def test_a_lone_surrogate_can_be_written() -> None:
+    facts = report_facts()
+    facts["predictions"][0] |= {"prediction": "half \ud83d"}
+    html = report_page(facts)
+    html.encode("utf-8")
+    assert embedded(html)["rows"][0]["prediction"] == "half \ud83d"
+
+
+def test_a_run_without_what_is_optional_has_a_page() -> None:
+    facts = report_facts(3) | {
+        "diagnostics": {},
+        "properties": {},
+        "goals": {},
+        "notes": [],
+        "breakdowns": [],
+        "trials": [],
+    }
+    facts |= {"curve": {"training": [], "validation": []}, "tokenize": {}, "train": {}, "params": {}}
+    assert "Breakdowns" not in report_page(facts)
+
+
+def test_equal_facts_give_equal_bytes_in_any_order_of_hashing() -> None:
+    assert report_page(report_facts()) == report_page(json.loads(json.dumps(report_facts())))
+    assert comparison_page(comparison_facts()) == comparison_page(json.loads(json.dumps(comparison_facts())))
+
+
+def test_the_report_shows_each_result_with_interval_and_what_to_compare_it_with() -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report_page(report_facts())))
+    assert "bleu ↑ , higher is better before training 0.08 · nearest example 35.7 · ceiling 96.4" in text
+    assert "33.2 30.5 to 35.8" in text
+    assert "rejected, empty target 3" in text
+    assert "about 900 test examples would decide it" in text
+    assert "48.70 unknown" in text
+    assert "freeze.first_layers 2" in text
+
+
+def test_the_verdict_comes_first_and_differing_words_are_marked() -> None:
+    html = comparison_page(comparison_facts())
+    assert html.index("a-branch is better than main") < html.index("95 % interval")
+    assert "A cheap <del>pub</del> near" in html
+    assert "A cheap <ins>inn</ins> near" in html
+    assert "ter: counted with case on one side only" in html
+    assert "3 test examples are only in a-branch" in html
+    assert html.index("Examples that became worse") < html.index("Examples that became better")
+    assert html.count("<section") == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "marked"),
+    [
+        ("the old mill", "the new mill", (["old"], ["new"])),
+        ("open late", "open late, cheap", ([], [", cheap"])),
+        ("川沿いの安い店", "川沿いの高い店", (["安"], ["高"])),
+        ("", "all new", ([], ["all new"])),
+        ("same", "same", ([], [])),
+    ],
+)
+def test_words_that_differ_are_found_in_any_script(
+    first: str, second: str, marked: tuple[list[str], list[str]]
+) -> None:
+    sides = word_differences(first, second)
+    assert tuple([piece.text for piece in side if piece.differs] for side in sides) == marked
+    assert ["".join(piece.text for piece in side) for side in sides] == [first, second]
+
+
+def test_numbers_have_the_digits_that_their_interval_supports() -> None:
+    assert fixed(33.1745, decimals(33.1745, 30.5, 35.84)) == "33.2"
+    assert fixed(0.19861, decimals(0.19861, 0.192, 0.205)) == "0.199"
+    assert fixed(1234.5, decimals(1234.5, 1100, 1400)) == "1,234"
+    assert fixed(1e304, decimals(1e304, None, None)) == "1e+304"
+    assert [signed(n, 1) for n in (2.91, -0.5, 0.01, -0.01)] == ["+2.9", "\N{MINUS SIGN}0.5", "0.0", "0.0"]
+    assert [plain(v) for v in (None, True, 4866, 0.004, ["bleu", "ter"])] == [
+        "none",
+        "true",
+        "4,866",
+        "0.004",
+        "bleu, ter",
+    ]
+
+
+def luminance(colour: str) -> float:
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    channels = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_texts_can_be_read_on_their_ground(scheme: int) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5."""
+    block = re.findall(r":root \{([^}]*)\}", STYLE.read_text())[scheme]
+    colours = {name: luminance(value) for name, value in re.findall(r"--(\w+): #(\w+)", block)}
+    for text in ("ink", "quiet", "main", "better", "worse", "floor"):
+        for ground in ("page", "soft"):
+            darker, lighter = sorted((colours[text], colours[ground]))
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (text, ground)
+    for ground in ("removed", "added"):
+        darker, lighter = sorted((colours["ink"], colours[ground]))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, ground
+
+
+def card(**params: str | None) -> str:
+    facts = report_facts()
+    return model_card(facts | {"params": facts["params"] | params})
+
+
+def metadata(text: str) -> dict[str, Any]:
+    return ModelCard(text).data.to_dict()
+
+
+def test_a_hub_reads_the_results_from_the_card() -> None:
+    read = metadata(card())
+    assert [read[name] for name in ("base_model", "library_name")] == ["google-t5/t5-small", "transformers"]
+    assert "base_model" not in metadata(card(base_model=None))
+    (result,) = read["model-index"][0]["results"]
+    assert {own["name"]: own["value"] for own in result["metrics"]}["bleu"] == 33.17
+
+
+@pytest.mark.parametrize(
+    ("used", "pipeline"),
+    [
+        ("causal", "text-generation"),
+        ("seq2seq", "text2text-generation"),
+        ("bert2bert", "text2text-generation"),
+        ("classifier", "text-classification"),
+    ],
+)
+def test_the_card_names_the_pipeline_that_runs_the_model(used: str, pipeline: str) -> None:
+    assert metadata(card(**{"class": used}))["pipeline_tag"] == pipeline
+
+
+def test_the_card_states_results_and_faults_and_no_text_of_the_data() -> None:
+    text = card()
+    assert "| `bleu` | higher | 33.2 | 30.5 to 35.8 | 0.1 | 96.4 | 35.7 (nearest example) |" in text
+    assert "30 of 120 test outputs" in text
+    assert "Place 4" not in text
+
+
+def test_the_exported_folder_is_the_model_with_its_card(tmp_path: Path) -> None:
+    model, readme, target = tmp_path / "model", tmp_path / "README.md", tmp_path / "exported"
+    with pytest.raises(UserError, match="model: not there; run `make repro`"):
+        export(model, readme, target)
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    readme.write_text("# card\n")
+    export(model, readme, target)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"config.json": "{}", "README.md": "# card\n"}
+    with pytest.raises(UserError, match="exported: is there already"):
+        export(model, readme, target)
