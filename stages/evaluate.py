@@ -11,7 +11,6 @@ Random: the resamples that intervals come from; they are the same in every run.
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.records.examples import Question, count_examples, read_examples, read_labels
+from stages.lib.records.examples import read_labels, some_questions
 from stages.lib.records.predictions import Prediction, read_predictions
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
 from stages.lib.reports.summary import full, lean, page_facts, rounded, terminal, told
 from stages.lib.scores.labels import confusion
-from stages.lib.scores.results import Results, measure
+from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, Results, measure
 from stages.lib.scores.scored import scored, write_scored
 
 SOURCE = Path("data")
@@ -36,7 +35,6 @@ PAGES = Path("data/evaluate")
 REPORTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
 PREVIEWS = ("prepare", "tokenize")
 
-_MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
 _MOST_POINTS = 5000  # of the plot of lengths, which would have one for each prediction; plots are kept in git
 
 
@@ -52,7 +50,9 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
         raise UserError(f"evaluate: no predictions in {source / 'predict'}: no example of the test split was tokenized")
     labels = read_labels(source / "prepare/labels.json")
     no_input = read_json(source / "predict/no_input.json")["prediction"]
-    results = measure(after, before, _some_of_train(source / "prepare/train"), labels, no_input, params)
+    results = measure(
+        after, before, some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES), labels, no_input, params
+    )
     about = {"task": scenario, **read_json(source / "train/report/settings.json")}
     stats = {stage: read_json(source / stage / "report/stats.json") for stage in REPORTS}
     write_json(target / "evaluate.json", lean(results, about))
@@ -72,12 +72,6 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     print("\n".join(terminal(results, about)))
     if params.fail_on_missed_goal:
         _check_goals(results)
-
-
-def _some_of_train(folder: Path) -> list[Question]:
-    """Evenly spaced questions."""
-    every = -(-count_examples(folder) // _MOST_TRAIN_EXAMPLES) or 1
-    return [question for example in islice(read_examples(folder), 0, None, every) for question in example.questions()]
 
 
 def _worst_first(predictions: Sequence[Prediction], results: Results) -> list[dict[str, Any]]:

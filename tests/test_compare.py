@@ -18,9 +18,12 @@ from stages.lib.comparison.rendering import as_markdown, as_text
 from stages.lib.comparison.run import Run
 from stages.lib.core.files import write_json, write_text
 from stages.lib.core.process import UserError
+from stages.lib.records.examples import Question
 from stages.lib.records.predictions import Prediction, write_predictions
+from stages.lib.scores.faithfulness import faithfulness
 from stages.lib.scores.score import Score, mean_score
 from stages.lib.scores.scored import scored, write_scored
+from stages.lib.scores.slots import Slots
 from stages.tools.compare import compared, has_regression
 from tests.build import prediction
 
@@ -67,7 +70,7 @@ def run(
     name: str, own: Mapping[str, Score], texts: Sequence[Prediction] = (), edited: Sequence[str] = (), **of_lock: Any
 ) -> Run:
     texts = texts or predictions(name)
-    return Run(name, "0123abc", lock(**of_lock), edited, "gpt2", ["bleu", "ter"], scored(texts, own), texts)
+    return Run(name, "0123abc", lock(**of_lock), edited, "gpt2", ["bleu", "ter"], scored(texts, own), texts, list)
 
 
 MAIN = run("main", scores())
@@ -98,6 +101,45 @@ def test_without_a_true_difference_the_verdict_says_what_the_test_set_could_show
     )
 
 
+def told(name: str, wrong: int, train: Sequence[Question]) -> Run:
+    """Facts told in other words than the source's; of the first few a wrong one. Checked as `train` teaches."""
+    own = [
+        prediction(
+            f"A {('costly' if i < wrong else 'thrifty')} place is Inn {i}.",
+            "The truth.",
+            id=f"{i}",
+            group=f"{i}",
+            source=f"name: Inn {i}; price: cheap",
+        )
+        for i in range(60)
+    ]
+    checked = faithfulness(own, Slots.learn((one.source, one.references) for one in train))
+    return Run(name, "0123abc", lock(), (), "gpt2", ["slot_error"], scored(own, checked), own, lambda: train)
+
+
+def teaching(examples: int) -> list[Question]:
+    prices = ("cheap", "dear")
+    return [
+        Question(
+            f"{i}",
+            f"name: House {i}; price: {prices[i % 2]}",
+            [f"A {('thrifty', 'costly')[i % 2]} place is House {i}."],
+            f"{i}",
+        )
+        for i in range(examples)
+    ]
+
+
+def test_facts_are_checked_alike_where_the_training_data_differ() -> None:
+    """By the phrases that the training examples of the first run teach: else more data could not be compared."""
+    first, second = told("main", 30, teaching(200)), told("more-data", 0, teaching(400))
+    assert first.scored.scores["slot_error"].signature != second.scored.scores["slot_error"].signature
+    facts = compare(first, second)
+    assert facts["refused"] == []
+    assert (facts["scores"]["slot_error"]["first"], facts["scores"]["slot_error"]["second"]) == (0.25, 0.0)
+    assert facts["scores"]["slot_error"]["verdict"] == "better"
+
+
 def test_equal_scores_are_called_equal() -> None:
     facts = compare(MAIN, run("copy", scores()))
     assert facts["verdict"] == "copy and main have the same bleu, ter on each of 120 examples."
@@ -115,7 +157,9 @@ def test_examples_are_paired_by_id_in_whatever_order() -> None:
     second = run("HEAD", scores(8, seed=3))
     order = np.random.default_rng(5).permutation(EXAMPLES).tolist()
     texts = [second.predictions[row] for row in order]
-    shuffled = Run(second.name, second.commit, second.lock, (), "", second.headline, second.scored.chosen(order), texts)
+    shuffled = Run(
+        second.name, second.commit, second.lock, (), "", second.headline, second.scored.chosen(order), texts, list
+    )
     assert compare(MAIN, shuffled) == compare(MAIN, second)
 
 

@@ -193,7 +193,7 @@ def test_the_readme_table_names_every_stage_with_what_it_reads_and_writes() -> N
 def test_the_scores_in_the_readme_are_those_in_git() -> None:
     scores = json.loads(Path("metrics/evaluate.json").read_text())
     every = json.loads(Path("metrics/scores.json").read_text())["scores"]
-    rows = r"^\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+ to [\d.]+) \| ([\d.]+) \|$"
+    rows = r"^\| `(\w+)`[^|]*\| ([\d.]+) \| ([\d.]+\u2013[\d.]+) \| ([\d.]+) \|$"
     told = re.findall(rows, Path("README.md").read_text(), re.MULTILINE)
     assert {name for name, *_ in told} == set(every) & set(scores)
     for name, after, interval, before in told:

@@ -121,8 +121,15 @@ def test_the_metrics_of_dvc_are_few_with_an_interval_beside_each_score(tmp_path:
     assert len(scores) <= 4
     assert all(type(value) is float and math.isfinite(value) for value in scores.values())
     for name, value in scores.items():
-        low, high = map(float, found[f"{name}_95"].split(" to "))
+        low, high = map(float, found[f"{name}_95"].split("\u2013"))
         assert low <= value <= high
+    # path, metric, both values and their difference, with two blanks between
+    widths = [
+        len("metrics/evaluate.json"),
+        max(map(len, found)),
+        *[max(len(str(value)) for value in found.values())] * 2,
+    ]
+    assert sum(widths) + len("Change") + 2 * 4 <= 80
 
 
 def test_every_score_has_its_interval_direction_and_convention(tmp_path: Path) -> None:

@@ -136,3 +136,14 @@ def test_free_text_is_continued_from_its_prefix_and_compared_with_the_next_token
         len(ids),
         36,
     )
+
+
+def test_prefix_and_reference_do_not_end_inside_a_character(tmp_path: Path) -> None:
+    """To the tokenizer of the tests, each of these characters is three tokens."""
+    tokens = tiny.tokenizer()
+    text = "\u6771\u4eac\u90fd\u5927\u962a\u5e9c" * 2
+    ids = tokens(text)["input_ids"]
+    assert len(ids) >= 3 * len(text)
+    piece = TokenizedExample("doc", [tokens.eos_token_id], [*ids, tokens.eos_token_id], [], len(text.encode()))
+    (only,) = predictions(tmp_path, tokens, [Example("doc", "", [text])], [piece], prefix_tokens=4, max_new_tokens=10)
+    assert (only.source, only.references) == (text[:2], [text[2:5]])

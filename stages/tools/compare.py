@@ -10,6 +10,7 @@ Exit code: 0; 1 with --fail-on-regression, if a headline score is shown to be wo
 
 import argparse
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -34,13 +35,20 @@ def main() -> None:
     arguments = _parser().parse_args()
     facts = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, _WORKSPACE])
     text = as_markdown(facts) if arguments.markdown else as_text(facts)
-    print(text.encode("utf-8", "backslashreplace").decode())  # UTF-8 has no lone surrogates
+    _print(text)
     if arguments.json:
         write_text(arguments.json, json.dumps(facts, indent=2, allow_nan=False) + "\n")
     if arguments.html:
         write_text(arguments.html, comparison_page(facts))
     if arguments.fail_on_regression and has_regression(facts):
         sys.exit(1)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # UTF-8 has no lone surrogates
+    except BrokenPipeError:  # such as `compare main HEAD | head`: what Python flushes at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def compared(revisions: list[str]) -> dict[str, Any]:
@@ -90,9 +98,13 @@ def _run(revision: str) -> Run:
     try:
         files = DVCFileSystem(rev=None if revision == _WORKSPACE else revision)
         commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
-        return read_run(revision, commit, partial(_read, files))
+        return read_run(revision, commit, partial(_read, files), partial(_fetch, files))
     except (DvcException, OSError) as error:
         raise UserError(f"{revision}: {first_line(error)}") from None
+
+
+def _fetch(files: DVCFileSystem, path: str, target: Path) -> None:
+    files.get(path, str(target), recursive=True)
 
 
 def _read(files: DVCFileSystem, path: str) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from stages.lib.comparison.one_convention import scored_alike
 from stages.lib.comparison.pairs import Pairs, paired
 from stages.lib.comparison.run import Run
 from stages.lib.comparison.verdict import verdict
@@ -13,6 +14,7 @@ from stages.lib.scores.resampling import CONFIDENCE, Comparison, compare_scores,
 
 _CHANGED = 10  # examples told, of those that became worse and of those that became better
 _MISSING = "not there"
+_SEEDS = {"fit.seed", "tune_hyperparameters.seed"}
 _KINDS = {
     "data/prepare/train": "training data",
     "data/prepare/validation": "validation data",
@@ -38,6 +40,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     Raises:
         UserError: the two can't be compared.
     """
+    first, second = scored_alike(first, second)
     pairs = paired(first, second)
     if not pairs.first.scores:
         raise UserError([f"{first.name} and {second.name} have no comparable score", *pairs.refused])
@@ -65,10 +68,11 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
 
 def _scores(pairs: Pairs, headline: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Headline scores are chosen before anyone has seen the difference, so their p-values are corrected among
-    themselves; those of the others among all."""
+    themselves; those of the others among all. Where no example differs, nothing is tested."""
     found = compare_scores(pairs.first.scores, pairs.second.scores, pairs.first.groups)
-    p_values = {name: own.p_value for name, own in found.items()}
-    corrected = holm(p_values) | holm({name: p_values[name] for name in headline})
+    p_values = {name: own.p_value for name, own in found.items() if own.wins or own.losses}
+    tested = {name: p_values[name] for name in headline if name in p_values}
+    corrected = dict.fromkeys(found, 1.0) | holm(p_values) | holm(tested)
     for name, own in found.items():
         is_higher_better = pairs.first.scores[name].higher_is_better
         yield (
@@ -110,6 +114,12 @@ def _word(p_value: float, difference: float, is_higher_better: bool) -> str:
 
 def _notes(first: Run, second: Run, pairs: Pairs) -> Iterator[str]:
     """What a reader of the numbers would overlook."""
+    if _model(first) != _model(second):
+        changed = {own["name"] for own in _different(first.params, second.params, "name")}
+        if changed <= _SEEDS:
+            yield "only seeds differ: the difference is the luck of training, and a change of settings has to exceed it"
+        else:
+            yield "two trained models are compared: with another fit.seed, the same settings give other scores too"
     for run, only in ((first, pairs.only_in_first), (second, pairs.only_in_second)):
         if only:
             yield f"{only} test examples are only in {run.name}: the {len(pairs.first.ids)} common ones are compared"
@@ -157,6 +167,12 @@ def _changed(pairs: Pairs, name: str) -> list[dict[str, Any]]:
         for word, rows in chosen.items()
         for row in rows
     ]
+
+
+def _model(run: Run) -> str | None:
+    """A hash of the trained model."""
+    outs = run.lock.get("train", {}).get("outs", ())
+    return next((str(out["md5"]) for out in outs if out["path"] == "data/train/model"), None)
 
 
 def _hashes(lock: Mapping[str, Any]) -> dict[str, str]:

@@ -4,20 +4,26 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ruamel.yaml import YAML
 
 from stages.lib.core.process import UserError
+from stages.lib.records.examples import Question, some_questions
 from stages.lib.records.predictions import Prediction
+from stages.lib.scores.results import MOST_TRAIN_EXAMPLES
 from stages.lib.scores.scored import Scored, read_scored
 
 _SCORES = "data/evaluate/scores.parquet"
 _PREDICTIONS = "data/predict/predictions.jsonl"
+_TRAIN = "data/prepare/train"
 _HEADLINE = "metrics/evaluate.json"
 _FIELDS = frozenset(field.name for field in fields(Prediction))
 
 Read = Callable[[str], bytes]
+Fetch = Callable[[str, Path], None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Run:
     headline: Sequence[str]
     scored: Scored
     predictions: Sequence[Prediction]  # of the examples of `scored`, in their order
+    train: Callable[[], Sequence[Question]]  # training examples, or a sample of them
 
     @property
     def task(self) -> str:
@@ -45,8 +52,9 @@ class Run:
         return _params(self.lock)
 
 
-def read_run(name: str, commit: str, read: Read) -> Run:
-    """`read` takes a path inside the project, and raises FileNotFoundError where this revision has no such file.
+def read_run(name: str, commit: str, read: Read, fetch: Fetch) -> Run:
+    """`read` takes a path inside the project, `fetch` copies a folder to another place. Both raise FileNotFoundError
+    where this revision has no such path.
 
     Raises:
         UserError: the revision has no finished run, or its files are not at hand.
@@ -66,6 +74,7 @@ def read_run(name: str, commit: str, read: Read) -> Run:
         headline=[score for score in scored.scores if score in headline],
         scored=scored,
         predictions=[predictions[example] for example in scored.ids],
+        train=lambda: _train(name, fetch),
     )
 
 
@@ -87,10 +96,23 @@ def _content(name: str, path: str, read: Read) -> bytes:
     try:
         return read(path)
     except FileNotFoundError:
-        raise UserError(
-            f"{name}: {path} is neither in DVC's cache nor in its remote: run `dvc push` where it was made, "
-            "or `make repro` on that revision again"
-        ) from None
+        raise UserError(_not_at_hand(name, path)) from None
+
+
+def _train(name: str, fetch: Fetch) -> list[Question]:
+    with TemporaryDirectory() as folder:
+        try:
+            fetch(_TRAIN, Path(folder) / "train")
+        except FileNotFoundError:
+            raise UserError(_not_at_hand(name, _TRAIN)) from None
+        return some_questions(Path(folder) / "train", MOST_TRAIN_EXAMPLES)
+
+
+def _not_at_hand(name: str, path: str) -> str:
+    return (
+        f"{name}: {path} is neither in DVC's cache nor in its remote: run `dvc push` where it was made, "
+        "or `make repro` on that revision again"
+    )
 
 
 def _yaml(content: bytes) -> Any:

@@ -10,13 +10,20 @@ Facts = Mapping[str, Any]
 
 def verdict(first: str, second: str, scores: Mapping[str, Facts], examples: int) -> str:
     """The sentence about some scores of two revisions. `scores` are as `comparing.compare` describes them."""
+    same = [name for name, own in scores.items() if own["ties"] == examples]
+    if len(same) == len(scores):
+        return f"{second} and {first} have the same {', '.join(same)} on each of {examples} examples"
+    differing = {name: own for name, own in scores.items() if name not in same}
+    sentence = _of_differing(first, second, differing, examples)
+    return f"{sentence}; the same {', '.join(same)} on each example" if same else sentence
+
+
+def _of_differing(first: str, second: str, scores: Mapping[str, Facts], examples: int) -> str:
     by_verdict = {
         word: [name for name, own in scores.items() if own["verdict"] == word]
         for word in ("better", "worse", "undecided")
     }
     better, worse, undecided = by_verdict.values()
-    if all(own["difference"] == 0 and own["ties"] == examples for own in scores.values()):
-        return f"{second} and {first} have the same {', '.join(scores)} on each of {examples} examples"
     if not better and not worse:
         least = ", ".join(f"{_least(own)} {name}" for name, own in scores.items())
         return (

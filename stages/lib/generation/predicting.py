@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.core.files import read_json
 from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, text_of
+from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, ends_inside_character, text_of
 from stages.lib.models.devices import move_to_own_device
 from stages.lib.models.losses import example_losses
 from stages.lib.params.predict import Predict
@@ -139,11 +139,16 @@ def _continuation(
     """Free text as a question: the prompt is its first tokens, the reference the next `max_new_tokens`."""
     first = examples[0]
     end = min(params.prefix_tokens, (len(first.target_ids) - 1) // 2)
+    while end < len(first.target_ids) // 2 and ends_inside_character(tokenizer, first.target_ids[:end]):
+        end += 1
     prefix = first.target_ids[:end]
     following = islice(chain.from_iterable(example.target_ids for example in examples), end, None)
     rest = list(islice(following, params.max_new_tokens))
     is_truncated = next(following, None) is not None
-    source, reference = str(tokenizer.decode(prefix, skip_special_tokens=True)), text_of(tokenizer, [], rest)
+    source, reference = (
+        str(tokenizer.decode(prefix, skip_special_tokens=True)),
+        text_of(tokenizer, [], rest, is_truncated),
+    )
     asked = replace(question, source=source, references=[reference])
     return _Prompt(asked, [*first.source_ids, *prefix], reference, is_truncated)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +91,12 @@ def read_examples(folder: Path) -> Iterator[Example]:
         for table in tables
         for record in table.to_pylist(maps_as_pydicts="strict")
     )
+
+
+def some_questions(folder: Path, most: int) -> list[Question]:
+    """Of at most so many examples, evenly spaced."""
+    every = -(-count_examples(folder) // most) or 1
+    return [question for example in islice(read_examples(folder), 0, None, every) for question in example.questions()]
 
 
 def write_labels(path: Path, labels: Sequence[str]) -> None:

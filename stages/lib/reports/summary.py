@@ -119,10 +119,10 @@ def terminal(results: Results, about: About) -> Iterator[str]:
 
 
 def span(interval: Interval) -> str:
-    """Its ends, such as "30.5 to 35.8"."""
+    """Its ends, with an en dash between them: `dvc metrics diff` shows two of them in 80 columns."""
     if not math.isfinite(interval.error):
         return "unknown"
-    return f"{_fixed(interval.low, interval)} to {_fixed(interval.high, interval)}"
+    return f"{_fixed(interval.low, interval)}\u2013{_fixed(interval.high, interval)}"
 
 
 def rounded(value: float, interval: Interval) -> float:

@@ -19,6 +19,8 @@ from stages.lib.scores.resampling import CONFIDENCE, Interval, compare_scores, i
 from stages.lib.scores.score import Score
 from stages.lib.scores.slots import Slots
 
+MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
+
 _LEADING_METRICS = 2
 _TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
 _MOST_UNTRUE = 0.1  # of the references
