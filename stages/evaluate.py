@@ -18,6 +18,7 @@ from stages.lib.core.files import atomic_file, read_json, write_json, write_text
 from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
+from stages.lib.core.words import count_words
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.records.examples import read_labels, some_questions
 from stages.lib.records.predictions import Prediction, read_predictions
@@ -61,12 +62,12 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
         write_json(target / f"{stage}.json", stats[stage])
     for stage in PREVIEWS:
         write_text(target / f"{stage}.md", (source / stage / "report/preview.md").read_text("utf-8"))
+    curve, trials = read_json(source / "train/report/curve.json"), _trials(source)
     worst_first = _worst_first(after, results)
-    _write_plots(target / "plots", after, results, labels, source)
+    _write_plots(target / "plots", after, results, labels, curve, trials)
     _write_table(target / "predictions.md", worst_first, params.shown_predictions)
     write_scored(pages / "scores.parquet", scored(after, results.scores | results.diagnostics))
-    curve = read_json(source / "train/report/curve.json")
-    facts = page_facts(results, about, stats, curve, _trials(source), worst_first)
+    facts = page_facts(results, about, stats, curve, trials, worst_first)
     write_text(pages / "report.html", report_page(facts))
     write_text(pages / "README.md", model_card(facts))
     print("\n".join(terminal(results, about)))
@@ -81,17 +82,21 @@ def _worst_first(predictions: Sequence[Prediction], results: Results) -> list[di
 
 
 def _write_plots(
-    folder: Path, predictions: Sequence[Prediction], results: Results, labels: Sequence[str], source: Path
+    folder: Path,
+    predictions: Sequence[Prediction],
+    results: Results,
+    labels: Sequence[str],
+    curve: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]],
 ) -> None:
-    curve = read_json(source / "train/report/curve.json")
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
     shown = predictions[:: -(-len(predictions) // _MOST_POINTS)]
-    lengths = [(len(own.references[0].split()), len(own.prediction.split())) for own in shown]
+    lengths = [(count_words(own.references[0]), count_words(own.prediction)) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
     _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(predictions) if labels else ())
-    trials = [(_title(own), own["validation_loss"]) for own in _trials(source) if own["validation_loss"] is not None]
-    _write_csv(folder / "trials.csv", ("trial", "validation_loss"), trials)
+    ended = [(_title(own), own["validation_loss"]) for own in trials if own["validation_loss"] is not None]
+    _write_csv(folder / "trials.csv", ("trial", "validation_loss"), ended)
     _write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
 
 

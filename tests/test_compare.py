@@ -135,7 +135,7 @@ def test_facts_are_checked_alike_where_the_training_data_differ() -> None:
     first, second = told("main", 30, teaching(200)), told("more-data", 0, teaching(400))
     assert first.scored.scores["slot_error"].signature != second.scored.scores["slot_error"].signature
     facts = compare(first, second)
-    assert facts["refused"] == []
+    assert facts["refused"] == {}
     assert (facts["scores"]["slot_error"]["first"], facts["scores"]["slot_error"]["second"]) == (0.25, 0.0)
     assert facts["scores"]["slot_error"]["verdict"] == "better"
 
@@ -203,7 +203,7 @@ def test_examples_of_a_single_group_are_refused() -> None:
 def test_a_score_of_other_conventions_is_left_out_and_named() -> None:
     second = run("HEAD", scores(8, seed=3, tokenizer="char"))
     facts = compare(MAIN, second)
-    assert facts["refused"] == ["bleu: computed in two ways: main has tok:13a, HEAD tok:char"]
+    assert facts["refused"] == {"bleu": "bleu: computed in two ways: main has tok:13a, HEAD tok:char"}
     assert list(facts["scores"]) == ["ter", "perplexity"]
     with pytest.raises(UserError, match="bleu: computed in two ways"):  # a regression of it would pass unseen
         has_regression({"revisions": [describe(MAIN)], "comparisons": [facts]})
@@ -215,7 +215,8 @@ def test_perplexities_of_two_tokenizers_are_not_compared() -> None:
         for tokens in (10, 12)
     )
     facts = compare(run("main", scores() | {"perplexity": own}), run("HEAD", scores() | {"perplexity": other}))
-    assert facts["refused"] == ["perplexity: computed in two ways: main has tokens:1200, HEAD tokens:1440"]
+    line = "perplexity: computed in two ways: main has tokens:1200, HEAD tokens:1440"
+    assert facts["refused"] == {"perplexity": line}
 
 
 def test_only_a_headline_score_that_is_shown_to_be_worse_is_a_regression() -> None:

@@ -55,7 +55,8 @@ def evaluate(
     data = folder / "data"
     write_predictions(data / "predict/predictions.jsonl", after)
     write_json(data / "predict/no_input.json", {"prediction": no_input})
-    write_predictions(data / "predict_base/predictions.jsonl", before)
+    same_examples = [replace(own, id=other.id) for own, other in zip(before, after, strict=False)]
+    write_predictions(data / "predict_base/predictions.jsonl", same_examples)
     for stage, stats in STATS.items():
         write_json(data / stage / "report/stats.json", stats)
         (data / stage / "report/preview.md").write_text(f"# {stage}\n")
@@ -169,6 +170,11 @@ def test_odd_predictions_have_scores_too(tmp_path: Path, after: list[Prediction]
     assert all(math.isfinite(score["score"]) for score in found.values())
 
 
+def test_predictions_before_training_for_other_examples_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="predict and predict-base have predictions for other examples"):
+        evaluate(tmp_path, [GOOD, FAIR], [BAD])
+
+
 def test_no_predictions_are_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluate: no predictions in .*predict"):
         evaluate(tmp_path, [])
@@ -253,6 +259,12 @@ def test_a_goal_of_a_score_where_less_is_better_is_reached_from_below(tmp_path: 
     after = apart(*[GOOD] * 100)
     goals = scores_of(evaluate(tmp_path, after, goals={"never_ended": 0.2, "empty": 0.001}))["goals"]
     assert {name: goal["verdict"] for name, goal in goals.items()} == {"never_ended": "reached", "empty": "undecided"}
+
+
+def test_a_goal_of_perfection_is_not_missed_by_perfect_texts(tmp_path: Path) -> None:
+    after = apart(*[GOOD] * 100)
+    goals = scores_of(evaluate(tmp_path, after, metrics=["accuracy"], goals={"accuracy": 100, "empty": 0}))["goals"]
+    assert {goal["verdict"] for goal in goals.values()} == {"undecided"}
 
 
 def test_a_missed_goal_fails_the_stage_only_where_the_user_says_so(tmp_path: Path) -> None:

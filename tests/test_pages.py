@@ -101,7 +101,7 @@ def comparison_facts() -> Facts:
         "examples": 227,
         "groups": 100,
         "notes": ["3 test examples are only in a-branch"],
-        "refused": ["ter: counted with case on one side only"],
+        "refused": {"ter": "ter: counted with case on one side only"},
         "scores": {
             "bleu": difference(33.17, 2.9, 1.8, "higher", "better", True),
             "bits_per_byte": difference(0.19861, 0.0075, 0.004, "lower", "worse", False),

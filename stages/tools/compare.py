@@ -71,8 +71,8 @@ def has_regression(facts: dict[str, Any]) -> bool:
         UserError: a headline score of the first revision can't be compared, so a regression would not be seen.
     """
     headline = facts["revisions"][0]["headline"]
-    refused = [line for own in facts["comparisons"] for line in own["refused"] if line.partition(":")[0] in headline]
-    if refused:
+    lines = [own["refused"] for own in facts["comparisons"]]
+    if refused := [line for own in lines for name, line in own.items() if name in headline]:
         raise UserError(refused)
     scores = [score for own in facts["comparisons"] for score in own["scores"].values()]
     return any(score["headline"] and score["verdict"] == "worse" for score in scores)

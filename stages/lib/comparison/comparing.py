@@ -43,7 +43,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     first, second = scored_alike(first, second)
     pairs = paired(first, second)
     if not pairs.first.scores:
-        raise UserError([f"{first.name} and {second.name} have no comparable score", *pairs.refused])
+        raise UserError([f"{first.name} and {second.name} have no comparable score", *pairs.refused.values()])
     headline = [name for name in pairs.first.scores if name in first.headline or name in second.headline]
     headline = headline or list(pairs.first.scores)
     scores = dict(_scores(pairs, headline))

@@ -23,7 +23,7 @@ class Pairs:
     predictions: list[tuple[Prediction, Prediction]]
     only_in_first: int
     only_in_second: int
-    refused: list[str]
+    refused: dict[str, str]
 
 
 def paired(first: Run, second: Run) -> Pairs:
@@ -58,7 +58,7 @@ def paired(first: Run, second: Run) -> Pairs:
         predictions=predictions,
         only_in_first=len(first.scored.ids) - len(rows),
         only_in_second=len(second.scored.ids) - len(rows),
-        refused=list(refused.values()),
+        refused=refused,
     )
 
 

@@ -28,7 +28,7 @@ def _in_terminal(own: Facts) -> Iterator[str]:
     yield from textwrap.wrap(own["verdict"], _WIDTH)
     yield from (line for note in _remarks(own) for line in _wrapped(note, "  "))
     yield from ("", *textwrap.wrap(_caption(own), _WIDTH), *_aligned(_score_rows(own, _NAME)))
-    parts = list(_part_rows(own, _NAME, list(_leading(own))[:1]))
+    parts = list(_part_rows(own, _NAME, list(_headline(own))[:1]))
     yield from _section("Parts of the test examples:", _aligned(parts) if len(parts) > 1 else ())
     yield from _section("Examples that changed most:", _examples(own))
     yield from _section("Params that differ:", (line for row in _param_rows(own) for line in _wrapped(row, "  ")))
@@ -39,7 +39,7 @@ def _in_markdown(own: Facts) -> Iterator[str]:
     yield from (f"**{own['verdict']}**", "", _caption(own), "", *(f"- {note}" for note in _remarks(own)))
     header, *rows = _score_rows(own, None)
     yield from table("Scores", header, rows)
-    header, *rows = _part_rows(own, None, list(_leading(own)))
+    header, *rows = _part_rows(own, None, list(_headline(own)))
     yield from table("Parts of the test examples", header, rows) if rows else ()
     header = ["id", "source", "references", own["first"], own["second"], "score"]
     yield from (
@@ -53,7 +53,7 @@ def _in_markdown(own: Facts) -> Iterator[str]:
 
 def _remarks(own: Facts) -> Iterator[str]:
     yield from own["notes"]
-    yield from (f"not compared: {line}" for line in own["refused"])
+    yield from (f"not compared: {line}" for line in own["refused"].values())
 
 
 def _caption(own: Facts) -> str:
@@ -64,7 +64,7 @@ def _caption(own: Facts) -> str:
     )
 
 
-def _leading(own: Facts) -> Iterator[str]:
+def _headline(own: Facts) -> Iterator[str]:
     return (name for name, score in own["scores"].items() if score["headline"])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.lib.core.params import Section
 
@@ -51,6 +51,13 @@ class Task(Section):
     rouge_words: Literal["ascii", "unicode"] = "ascii"
     rouge_stemmer: bool = False
     goals: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("metrics")
+    @classmethod
+    def _each_once(cls, metrics: list[Metric]) -> list[Metric]:
+        if repeated := sorted({metric for metric in metrics if metrics.count(metric) > 1}):
+            raise ValueError(f"{', '.join(repeated)} stands there more than once")
+        return metrics
 
     @model_validator(mode="after")
     def _goals_of_known_scores(self) -> Self:

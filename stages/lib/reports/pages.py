@@ -67,11 +67,11 @@ def comparison_page(facts: Facts) -> str:
     """A comparison of revisions with the first one; each comparison is a section, its verdict first.
 
     `facts`: revisions [{name, commit, task, model, examples}]; comparisons [{first, second, examples, groups, notes
-    [line], refused [line], scores {name: {first, second, difference, low, high, p, p_holm, wins, losses, ties, better:
-    higher or lower, smallest_difference, verdict: better, worse or undecided, headline: bool}}, breakdowns [{by, value,
-    examples, small, score, first, second, difference, low, high}], changed [{source, references, first, second, score,
-    first_score, second_score, verdict: better or worse}], params [{name, first, second}], data [{what, first, second}],
-    verdict: a sentence}].
+    [line], refused {name: line}, scores {name: {first, second, difference, low, high, p, p_holm, wins, losses,
+    ties, better: higher or lower, smallest_difference, verdict: better, worse or undecided, headline: bool}},
+    breakdowns [{by, value, examples, small, score, first, second, difference, low, high}], changed [{source,
+    references, first, second, score, first_score, second_score, verdict: better or worse}], params [{name, first,
+    second}], data [{what, first, second}], verdict: a sentence}].
     """
     return _page("comparison.html.j2", script="", facts=facts, comparisons=list(map(_pair, facts["comparisons"])))
 

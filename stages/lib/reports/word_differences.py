@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-# a word or a sign, with the space after it; scripts without spaces by character: kana, ideographs, Thai, Lao, Khmer
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_UNIT = re.compile(rf"(?:[{_UNSPACED}]|[^\W{_UNSPACED}]+|\W)\s*|\s+")
+from stages.lib.core.words import UNSPACED
+
+# a word or a sign, with the space after it; a character of scripts without spaces
+_UNIT = re.compile(rf"(?:[{UNSPACED}]|[^\W{UNSPACED}]+|\W)\s*|\s+")
 _MOST_UNITS = 2000  # comparing takes time with the square of it
 
 

@@ -7,6 +7,7 @@ what is scored without skill: a model near them has learned little, or ignores i
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ from stages.lib.records.predictions import Prediction
 
 CEILING = "round_trip"
 
-# a word in more training examples than this says little, and would make each search as long as the training data
-_MOST_EXAMPLES_OF_A_WORD = 5000
+# examples with a word of the text, one by one: a search takes the rarest words, and about a millisecond
+_MOST_LOOKUPS = 50_000
 
 
-def bounds(
+def bound_predictions(
     predictions: Sequence[Prediction], train: Sequence[Question], labels: Sequence[str], no_input: str | None
 ) -> dict[str, list[Prediction]]:
     """Name -> the same examples with other predictions.
@@ -60,15 +61,21 @@ class _Nearest:
                 holders[word].append(number)
         self._weights = {word: np.log(1 + len(texts) / len(own)) ** 2 for word, own in holders.items()}
         self._lengths = np.sqrt([max(sum(self._weights[word] for word in sorted(bag)), 1e-9) for bag in bags])
-        self._holders: Mapping[str, Any] = {
-            word: np.array(own) for word, own in holders.items() if len(own) <= _MOST_EXAMPLES_OF_A_WORD
-        }
+        self._holders: Mapping[str, Any] = {word: np.array(own) for word, own in holders.items()}
 
     def to(self, text: str) -> int:
         """The place of the most similar text; of equally similar ones, of the first."""
-        shared = sorted(word for word in set(words(text.lower())) if word in self._holders)
+        shared = self._rarest(words(text.lower()))
         if not shared:
             return 0
         places = np.concatenate([self._holders[word] for word in shared])
         weights = np.repeat([self._weights[word] for word in shared], [len(self._holders[word]) for word in shared])
         return int((np.bincount(places, weights, len(self._lengths)) / self._lengths).argmax())
+
+    def _rarest(self, found: Sequence[str]) -> list[str]:
+        """As many of the rarest words as a search takes, in alphabetical order."""
+        rarest = sorted(
+            {word for word in found if word in self._holders}, key=lambda word: (len(self._holders[word]), word)
+        )
+        lookups = accumulate(len(self._holders[word]) for word in rarest)
+        return sorted(word for word, so_far in zip(rarest, lookups, strict=True) if so_far <= _MOST_LOOKUPS)

@@ -66,7 +66,9 @@ def _respects(predictions: Sequence[Prediction], train: Sequence[Question]) -> d
             "all seen" if seen.issuperset(read(own.source)) else "some unseen" for own in predictions
         ]
     for column in sorted({name for own in predictions for name in own.metadata}):
-        found[column] = _frequent([own.metadata.get(column, "") for own in predictions])
+        values = [own.metadata.get(column, "") for own in predictions]
+        if Counter(values).most_common(1)[0][1] > 1:  # a column of names says nothing about any of them
+            found[column] = _frequent(values)
     return {by: values for by, values in found.items() if len(set(values)) > 1}
 
 

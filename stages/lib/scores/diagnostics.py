@@ -16,8 +16,7 @@ def diagnostics(predictions: Sequence[Prediction], labels: bool) -> dict[str, Sc
 
     empty: texts without a word. never_ended: texts that reached the length limit. repeated_4grams: 4-grams that occur
     earlier in the same text (seq-rep-4 of Welleck et al. 2020). copied_from_source: 4-grams of a text that are in its
-    source. In
-    scripts without blanks, a word is a character.
+    source. In scripts without blanks, a word is a character.
     """
     texts = [words(own.prediction) for own in predictions]
     cut = [own.finish_reason == "length" and not own.reference_truncated for own in predictions]

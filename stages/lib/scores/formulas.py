@@ -9,7 +9,7 @@ import numpy as np
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
-_LARGEST_EXPONENT = 700.0  # e to this power is still a float
+_LARGEST_EXPONENT = 340.0  # the square of e to this power is still a float, and so the standard error is
 _NIST_BETA = math.log(0.5) / math.log(1.5) ** 2  # so texts of two thirds of the references' length get half the score
 
 
@@ -19,7 +19,7 @@ def ratio(sums: Numbers) -> Numbers:
 
 
 def perplexity(sums: Numbers) -> Numbers:
-    """K = 2: nats and tokens. A perplexity beyond floats is 1e304."""
+    """K = 2: nats and tokens. Of a larger one than 1e147, this is told."""
     return np.exp(np.minimum(ratio(sums), _LARGEST_EXPONENT))
 
 

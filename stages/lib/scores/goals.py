@@ -11,7 +11,8 @@ from stages.lib.scores.score import Score
 
 @dataclass(frozen=True)
 class Goal:
-    """`needs`: how many test examples would decide it, if the score stayed the same; 0 if it is decided."""
+    """`needs`: how many test examples would decide it, if the score stayed the same. 0 if it is decided, or if
+    no number would."""
 
     goal: float
     score: float
@@ -27,9 +28,10 @@ def check_goals(
 
 
 def _checked(goal: float, score: Score, interval: Interval, examples: int) -> Goal:
-    if interval.low >= goal or interval.high <= goal:
-        is_above = interval.low >= goal
-        return Goal(goal, score.value, "reached" if is_above == score.higher_is_better else "missed", 0)
+    worst, best = (interval.low, interval.high) if score.higher_is_better else (-interval.high, -interval.low)
+    wanted = goal if score.higher_is_better else -goal
+    if worst >= wanted or best < wanted:
+        return Goal(goal, score.value, "reached" if worst >= wanted else "missed", 0)
     distance = abs(score.value - goal)
     half = (interval.high - interval.low) / 2
     # an interval shrinks with the root of the number of examples

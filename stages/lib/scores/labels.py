@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from stages.lib.core.process import UserError
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.records.predictions import Prediction
 from stages.lib.scores.score import Score, mean_score
+
+_MOST_COUNTS = 100_000_000  # predictions times labels: 1.6 GB
 
 
 def accuracy(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
@@ -21,9 +24,17 @@ def macro_f1(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, S
 
     Predicted texts that are none of these labels count together as one more label, whose F1 is 0. So the statistics of
     two models have the same columns.
+
+    Raises:
+        UserError: the first references are so many different texts that their counts take too much memory.
     """
     pairs = list(confusion(predictions))
     column = {label: number for number, label in enumerate(sorted({actual for actual, _ in pairs}))}
+    if len(pairs) * len(column) > _MOST_COUNTS:
+        raise UserError(
+            f"evaluate -> metrics: macro_f1 is for labels, but the references are {len(column):,} different texts; "
+            "choose accuracy"
+        )
     statistics = np.zeros((len(pairs), 2 * (len(column) + 1)))
     for row, (actual, predicted) in zip(statistics, pairs, strict=True):
         row[2 * column[actual]] = actual == predicted

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from tqdm import tqdm
+
 from stages.lib.params.evaluate import Evaluate, Metric
 from stages.lib.records.predictions import Prediction
 from stages.lib.scores.answers import answer_overlap, exact_match, token_f1
@@ -14,6 +16,8 @@ from stages.lib.scores.parent import parent
 from stages.lib.scores.rouge import rouge
 from stages.lib.scores.score import Score
 from stages.lib.scores.semantic_similarity import semantic_similarity
+
+_SHOWN_AFTER = 5  # seconds: quick scores need no progress bar
 
 _METRICS: Mapping[Metric, Callable[[Sequence[Prediction], Evaluate], dict[str, Score]]] = {
     "bleu": bleu,
@@ -37,9 +41,9 @@ def text_scores(predictions: Sequence[Prediction], params: Evaluate) -> dict[str
     """Name -> score, in the order of `params.metrics`. Semantic similarity is the last, if an encoder is named.
 
     Raises:
-        UserError: the sentence encoder can't be loaded.
+        UserError: a metric can't read the sources, or the sentence encoder can't be loaded.
     """
     scores: dict[str, Score] = {}
-    for metric in params.metrics:
+    for metric in tqdm(params.metrics, desc="evaluate", unit=" metrics", delay=_SHOWN_AFTER, leave=False):
         scores |= _METRICS[metric](predictions, params)
     return scores | semantic_similarity(predictions, params)

@@ -20,8 +20,9 @@ CONFIDENCE = 0.95
 
 _DRAWN_AT_ONCE = 1 << 22  # numbers in memory
 _EQUAL = 1e-9  # sums in another order differ by less
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 # a difference of so many standard errors is found in 80 of 100 cases at the level 0.05
-_DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+_DETECTABLE = _Z + NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,13 @@ class Interval:
         return _DETECTABLE * self.error
 
 
+_UNKNOWN = Interval(-math.inf, math.inf, math.inf)  # one group says nothing about others
+
+
 def group_codes(groups: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """A number from 0 on for each group, (N)."""
-    return np.unique(np.asarray(groups, object).astype(str), return_inverse=True)[1].reshape(-1)
+    numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
+    return np.fromiter((numbers[group] for group in groups), np.int64, len(groups))
 
 
 def intervals(
@@ -52,9 +57,10 @@ def intervals(
 ) -> dict[str, Interval]:
     """The 95 % interval of each score.
 
-    Of a share of examples that are right, Wilson's (1927, with the effective number of examples where they are in
-    groups). Of any other score, from the quantiles of a bootstrap over the groups, widened as by Student's t
-    (Hesterberg 2015, section 3.2), since plain ones are too narrow for few groups.
+    Of a share of examples that are right, Wilson's (1927; where examples are in groups, with their effective number:
+    Korn and Graubard 1998). Of any other score, from the quantiles of a bootstrap over the groups (Hesterberg 2015,
+    section 3.2). Both are widened as by Student's t, since plain ones are too narrow for few groups. Of examples of one
+    group, the ends are infinite.
     """
     codes = group_codes(groups)
     sums = {name: _group_sums(score.statistics, codes) for name, score in scores.items()}
@@ -189,22 +195,32 @@ def _scale(score: Score) -> float:
 
 
 def _wilson(sums: Numbers, scale: float) -> Interval:
-    """Of groups' right answers (times `scale`) and examples. In groups of like examples, so many examples count as
-    would give the same error if they were alone."""
+    """Of groups' right answers (times `scale`) and examples."""
     right, every = sums[:, 0] / scale, sums[:, 1]
-    share, total = float(right.sum() / every.sum()), float(every.sum())
-    if len(sums) < total and len(sums) > 1:
-        error = float((right - share * every).std(ddof=1)) * math.sqrt(len(sums)) / total
-        total = min(share * (1 - share) / error**2, total) if error else len(sums)
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / (1 + z**2 / total)
-    return Interval(scale * max(middle - half, 0.0), scale * min(middle + half, 1.0), scale * half / z)
+    if len(sums) == 1 < every[0]:
+        return _UNKNOWN
+    share = float(right.sum() / every.sum())
+    total = _effective_number(right, every) if len(sums) < every.sum() else float(every.sum())
+    middle = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
+    half = _Z * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2)) / (1 + _Z**2 / total)
+    # by rounding, a share of 0 or 1 could lie outside
+    low, high = max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
+    return Interval(scale * low, scale * high, scale * half / _Z)
+
+
+def _effective_number(right: Numbers, every: Numbers) -> float:
+    """So many unrelated examples would give the same error as these in groups of like ones. Where no group differs from
+    another, each counts as one example."""
+    groups, total = len(every), float(every.sum())
+    share = float(right.sum() / total)
+    error = float((right - share * every).std(ddof=1)) * math.sqrt(groups) / total
+    number = min(share * (1 - share) / error**2, total) if error else groups
+    return number * (_Z / _student(groups - 1)) ** 2
 
 
 def _percentile(drawn: Numbers, groups: int) -> Interval:
-    if groups < 2:  # one group says nothing about others
-        return Interval(-math.inf, math.inf, math.inf)
+    if groups < 2:
+        return _UNKNOWN
     level = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * _student(groups - 1))
     low, high = np.quantile(drawn, [level, 1 - level])
     return Interval(float(low), float(high), float(drawn.std()) * math.sqrt(groups / (groups - 1)))
@@ -212,7 +228,7 @@ def _percentile(drawn: Numbers, groups: int) -> Interval:
 
 def _student(freedom: int) -> float:
     """The 97.5 % quantile of Student's t, by its expansion (Abramowitz and Stegun 1964, 26.7.5)."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    z = _Z
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

@@ -8,7 +8,7 @@ from stages.lib.params.evaluate import Evaluate, scores_of
 from stages.lib.records.examples import Question
 from stages.lib.records.predictions import Prediction
 from stages.lib.scores.bleu_chrf_ter import chrf
-from stages.lib.scores.bounds import CEILING, bounds
+from stages.lib.scores.bounds import CEILING, bound_predictions
 from stages.lib.scores.breakdowns import Part, breakdowns
 from stages.lib.scores.diagnostics import diagnostics, properties
 from stages.lib.scores.faithfulness import details, faithfulness
@@ -21,6 +21,7 @@ from stages.lib.scores.slots import Slots
 
 MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
 
+_MOST_BOUND_EXAMPLES = 1000  # more would take as long as the scores themselves, for numbers that are only looked at
 _LEADING_METRICS = 2
 _TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
 _MOST_UNTRUE = 0.1  # of the references
@@ -66,24 +67,19 @@ def measure(
         no_input: what the trained model writes without a source, if there is a source.
 
     Raises:
-        UserError: there is a goal for a score that this task has not, a metric can't read the sources, or the sentence
-            encoder can't be loaded.
+        UserError: the predictions before training are of other examples, there is a goal for a score that this task has
+            not, a metric can't read the sources, or the sentence encoder can't be loaded.
     """
+    _check_pairs(after, before)
     slots = None if labels else Slots.learn((own.source, own.references) for own in train)
     slots = slots and slots.knowing(own.source for own in after)
     scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
     signs, groups = diagnostics(after, bool(labels)), [own.group for own in after]
     found = intervals(scores | signs, groups)
-    variants = bounds(after, train, labels, no_input)
-    limits = _bounds(variants, params)
-    if not labels:
-        limits |= {name: {CEILING: own.value} for name, own in faithfulness(variants[CEILING], slots).items()}
-    headline = list(_headline(scores, limits, params))
-    if unknown := params.goals.keys() - found.keys():
-        raise UserError(
-            f"evaluate -> goals: {name}: this run has no such score; it has {', '.join(found)}"
-            for name in sorted(unknown)
-        )
+    _check_goals(params, found)
+    some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
+    bounds = _bounds(bound_predictions(some, train, labels, no_input), params, labels, slots)
+    headline = list(_headline(scores, bounds, params))
     headline_scores = {name: scores[name] for name in headline}
     return Results(
         examples=len(after),
@@ -94,16 +90,28 @@ def measure(
         intervals=found,
         headline=headline,
         before={name: score.value for name, score in earlier.items()},
-        bounds=limits,
+        bounds=bounds,
         parts=list(breakdowns(after, headline_scores, train)),
         goals=check_goals(params.goals, scores | signs, found, len(after)),
         faults=[details(own, slots) if set(_TRUTH) & set(headline) else [] for own in after],
-        likeness=chrf(after, params)["chrf"].each.tolist(),
+        likeness=(scores.get("chrf") or chrf(after, params)["chrf"]).each.tolist(),
         notes=[
-            *_notes(headline_scores, found, limits, len(set(groups))),
+            *_notes(headline_scores, found, bounds, len(set(groups))),
             *_without_gain(headline_scores, earlier, groups),
         ],
     )
+
+
+def _check_pairs(after: Sequence[Prediction], before: Sequence[Prediction]) -> None:
+    if before and [own.id for own in before] != [own.id for own in after]:
+        raise UserError("evaluate: predict and predict-base have predictions for other examples; run `make repro`")
+
+
+def _check_goals(params: Evaluate, found: Mapping[str, Interval]) -> None:
+    if unknown := sorted(params.goals.keys() - found.keys()):
+        raise UserError(
+            f"evaluate -> goals: {name}: this run has no such score; it has {', '.join(found)}" for name in unknown
+        )
 
 
 def _scores(
@@ -115,28 +123,35 @@ def _scores(
 
 
 def _headline(
-    scores: Mapping[str, Score], limits: Mapping[str, Mapping[str, float]], params: Evaluate
+    scores: Mapping[str, Score], bounds: Mapping[str, Mapping[str, float]], params: Evaluate
 ) -> Iterator[str]:
     leading = [scores_of(metric)[0] for metric in params.metrics[:_LEADING_METRICS]]
     for name in (*leading, *_TRUTH, "bits_per_byte"):
         # where even the references do badly, it is no fault: all nouns of German look like names
-        if name in scores and (name not in _TRUTH or limits[name][CEILING] < _MOST_UNTRUE):
+        if name in scores and (name not in _TRUTH or bounds[name][CEILING] < _MOST_UNTRUE):
             yield name
 
 
-def _bounds(variants: Mapping[str, Sequence[Prediction]], params: Evaluate) -> dict[str, dict[str, float]]:
-    """Leading score -> ceiling and floors. TER is left out: it takes long where nothing is right."""
+def _bounds(
+    variants: Mapping[str, Sequence[Prediction]], params: Evaluate, labels: Sequence[str], slots: Slots | None
+) -> dict[str, dict[str, float]]:
+    """Leading score -> ceiling and floors; of faithfulness the ceiling alone, since the source itself is always true.
+    TER is left out: it takes long where nothing is right."""
     metrics = [metric for metric in params.metrics[:_LEADING_METRICS] if metric != "ter"]
     only = params.model_copy(update={"metrics": metrics, "sentence_encoder": None})
     found = {bound: text_scores(variant, only) for bound, variant in variants.items()}
     leading = [scores_of(metric)[0] for metric in metrics]
-    return {name: {bound: scores[name].value for bound, scores in found.items()} for name in leading}
+    truth = {} if labels else faithfulness(variants[CEILING], slots)
+    return {
+        **{name: {bound: scores[name].value for bound, scores in found.items()} for name in leading},
+        **{name: {CEILING: score.value} for name, score in truth.items()},
+    }
 
 
 def _notes(
     scores: Mapping[str, Score],
     found: Mapping[str, Interval],
-    limits: Mapping[str, Mapping[str, float]],
+    bounds: Mapping[str, Mapping[str, float]],
     groups: int,
 ) -> Iterator[str]:
     """What a reader of the numbers would overlook."""
@@ -145,7 +160,7 @@ def _notes(
             yield f"{name}: no prediction has four words, so it is 0 whatever they say; choose chrf or exact_match"
     if groups < _FEW_GROUPS:
         yield f"{groups} independent groups of examples are too few for a sure score; test on more"
-    for name, values in ((name, limits[name]) for name in scores if name in limits):
+    for name, values in ((name, bounds[name]) for name in scores if name in bounds):
         for bound, value in values.items():
             is_near = value >= found[name].low if scores[name].higher_is_better else value <= found[name].high
             if bound != CEILING and is_near and groups > 1:
