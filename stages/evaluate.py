@@ -54,7 +54,7 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     results = measure(
         after, before, some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES), labels, no_input, params
     )
-    about = {"task": scenario, **read_json(source / "train/report/settings.json")}
+    about = {"task": scenario, **_settings(source)}
     stats = {stage: read_json(source / stage / "report/stats.json") for stage in REPORTS}
     write_json(target / "evaluate.json", lean(results, about))
     write_json(target / "scores.json", full(results, about))
@@ -65,7 +65,7 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     curve, trials = read_json(source / "train/report/curve.json"), _trials(source)
     worst_first = _worst_first(after, results)
     _write_plots(target / "plots", after, results, labels, curve, trials)
-    _write_table(target / "predictions.md", worst_first, params.shown_predictions)
+    _write_table(target / "predictions.md", worst_first, results.ranking, params.shown_predictions)
     write_scored(pages / "scores.parquet", scored(after, results.scores | results.diagnostics))
     facts = page_facts(results, about, stats, curve, trials, worst_first)
     write_text(pages / "report.html", report_page(facts))
@@ -75,10 +75,18 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
         _check_goals(results)
 
 
+def _settings(source: Path) -> dict[str, Any]:
+    """The model, and under `params` the settings that each stage had."""
+    places = {"prepare": "prepare/report", "tokenize": "tokenize/report", "train": "train/report", "predict": "predict"}
+    settings = {stage: read_json(source / place / "settings.json") for stage, place in places.items()}
+    model = {name: settings["train"].pop(name) for name in ("model", "base_model", "class")}
+    return {**model, "params": settings}
+
+
 def _worst_first(predictions: Sequence[Prediction], results: Results) -> list[dict[str, Any]]:
-    """Those with the most faults first; of equally many, those that are least like their references."""
+    """Those with the most faults first; of equally many, those with the lowest score."""
     entries = list(told(predictions, results))
-    return sorted(entries, key=lambda entry: (-len(entry["faults"]), entry["likeness"]))
+    return sorted(entries, key=lambda entry: (-len(entry["faults"]), entry["rank"]))
 
 
 def _write_plots(
@@ -128,15 +136,15 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], shown: int) -> None:
+def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], ranking: str, shown: int) -> None:
     sections = []
     for title, entries in (("Worst", worst_first[:shown]), ("Best", worst_first[::-1][:shown])):
         rows = [
-            (", ".join(e["faults"]), f"{e['likeness']:.1f}", e["source"], e["prediction"], e["references"][0])
+            (", ".join(e["faults"]), f"{e['rank']:.1f}", e["source"], e["prediction"], e["references"][0])
             for e in entries
         ]
-        sections.append(table(title, ("faults", "chrF", "source", "prediction", "first reference"), rows))
-    write_page(path, "Predictions, by their faults, then by chrF against their references", sections)
+        sections.append(table(title, ("faults", ranking, "source", "prediction", "first reference"), rows))
+    write_page(path, f"Predictions, by their faults, then by {ranking}", sections)
 
 
 def _check_goals(results: Results) -> None:

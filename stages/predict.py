@@ -2,8 +2,8 @@
 
 Reads:  data/prepare/test/ (the texts), data/tokenize/test/, label_ids.json and no_input.json (the ids),
         data/train/model/.
-Writes: data/predict/predictions.jsonl, one prediction a line, and no_input.json: what the model writes where the source
-        is empty.
+Writes: data/predict/predictions.jsonl, one prediction a line; no_input.json: what the model writes where the source is
+        empty; settings.json: how it was decoded.
 Random: only sampling, by `predict.seed` and the source.
 """
 
@@ -41,6 +41,7 @@ def run(
     write_predictions(target / "predictions.jsonl", predictions)
     without_input = prediction_without_input(network, tokenizer, ids, params)
     write_json(target / "no_input.json", {"prediction": without_input})
+    write_json(target / "settings.json", params.model_dump(mode="json"))
     unfinished = sum(prediction.finish_reason == "length" for prediction in predictions)
     print(f"predict: {len(predictions):,} predictions, {unfinished:,} of them never ended -> {target}")
 

@@ -2,8 +2,8 @@
 
 Reads:  the raw files of the scenario, in `prepare.folder`, or a data set on the hub.
 Writes: data/prepare/{train,validation,test}/ (shards), labels.json (the words that a target can be; none for free text)
-        and report/: stats.json (rows read = rows kept + rows rejected), rejected.jsonl (rows that are not used: file,
-        line, reason, the row) and preview.md (some rows of each split, and some rejected ones).
+        and report/: stats.json (rows read = rows kept + rows rejected), settings.json, rejected.jsonl (rows that are
+        not used: file, line, reason, the row) and preview.md (some rows of each split, and some rejected ones).
 Random: nothing. The split of a source depends only on the source and `prepare.seed`, so new rows never move old ones.
 """
 
@@ -66,6 +66,7 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
         counts = database.counts()
         summary = _summary(stats, database, counts)
         write_json(target / "report/stats.json", summary)
+        write_json(target / "report/settings.json", params.model_dump(mode="json"))
         _check(stats, counts, params.limits, target)
         shown = {
             split: _write_split(

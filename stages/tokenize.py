@@ -3,7 +3,8 @@
 Reads:  data/prepare/{train,validation,test}/ and labels.json; the tokenizer of a checkpoint, if there is one.
 Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), tokenizer/, label_ids.json (each label as
         the ids of a target), no_input.json (the prompt without a source, which shows what a model knows without it) and
-        report/: stats.json, rejected.jsonl (what is not used, and why) and preview.md (some examples, token by token).
+        report/: stats.json, settings.json, rejected.jsonl (what is not used, and why) and preview.md (some examples,
+        token by token).
 Random: nothing. A new vocabulary is learned from the train split only.
 """
 
@@ -103,6 +104,7 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
     tokenizer.save_pretrained(target / "tokenizer")
     write_label_ids(target / "label_ids.json", _label_ids(encoder, labels))
     write_json(target / "no_input.json", {"source_ids": _without_input(encoder, source / "train")})
+    write_json(target / "report/settings.json", params.model_dump(mode="json"))
     write_json(target / "report/stats.json", {split: _summary(stats) for split, stats in by_split.items()})
     _check(by_split, params, target)
     for split in SPLITS:

@@ -97,7 +97,7 @@ def test_without_a_true_difference_the_verdict_says_what_the_test_set_could_show
     least = facts["scores"]["bleu"]["smallest_difference"]
     assert facts["verdict"].startswith("No difference between seed-2 and main is shown: bleu ")
     assert facts["verdict"].endswith(
-        f"this test set of 120 examples shows differences of {least:.1f} bleu, {least:.1f} ter or more."
+        f"this test set of 120 examples shows differences of {least:.2f} bleu, {least:.2f} ter or more."
     )
 
 

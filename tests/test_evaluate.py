@@ -36,7 +36,7 @@ STATS: dict[str, dict[str, Any]] = {
     "tune_hyperparameters": {"trials": 0},
     "train": {"steps": 10, "validation_loss": {"best": 1.5}},
 }
-SETTINGS = {"model": "some/model", "class": "causal", "learning_rate": 0.001}
+SETTINGS = {"model": "some/model", "base_model": None, "class": "causal", "learning_rate": 0.001}
 TRAIN = [Example("1", "an old mill", ["the old mill is shut"]), Example("2", "a place", ["a quiet place"])]
 TEXT_SCORES = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 TRIALS = "trial,validation_loss,learning_rate\n1,1.5,0.001\n2,1.25,0.002\n"
@@ -65,6 +65,9 @@ def evaluate(
     (data / "tune_hyperparameters/report/trials.csv").write_text(TRIALS)
     write_json(data / "train/report/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
     write_json(data / "train/report/settings.json", SETTINGS)
+    write_json(data / "prepare/report/settings.json", {"source": "{facts}"})
+    write_json(data / "tokenize/report/settings.json", {"prompt": "{source}", "as_chat": False})
+    write_json(data / "predict/settings.json", {"strategy": "greedy", "max_new_tokens": 9})
     params = section(Evaluate, **{"shown_predictions": 2, **overrides})
     run(params, "task", source=data, target=folder / "metrics", pages=data / "evaluate")
     return folder / "metrics"
@@ -276,8 +279,8 @@ def test_a_missed_goal_fails_the_stage_only_where_the_user_says_so(tmp_path: Pat
 
 
 def test_scores_are_broken_down_by_metadata_and_small_parts_are_marked(tmp_path: Path) -> None:
-    after = [replace(GOOD, id=str(n), metadata={"author": "Ann"}) for n in range(30)]
-    after += [replace(BAD, id=str(n), metadata={"author": "Bob"}) for n in range(30, 35)]
+    after = [replace(GOOD, id=str(n), group=str(n), metadata={"author": "Ann"}) for n in range(30)]
+    after += [replace(BAD, id=str(n), group=str(n), metadata={"author": "Bob"}) for n in range(30, 35)]
     metrics = evaluate(tmp_path, after, metrics=["chrf"])
     parts = {p["value"]: p for p in scores_of(metrics)["breakdowns"] if (p["by"], p["score"]) == ("author", "chrf")}
     assert {value: (part["examples"], part["small"]) for value, part in parts.items()} == {

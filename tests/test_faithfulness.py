@@ -55,6 +55,15 @@ def test_another_value_in_place_of_a_fact_is_one_error() -> None:
     assert (checked.missing, checked.invented, checked.errors) == (["price: cheap"], ["price: high"], 1)
 
 
+def test_another_value_beside_a_fact_is_invented() -> None:
+    facts = "name: Barley Rise; kind: guest house; open: all year"
+    text = (
+        "Barley Rise is a guest house. It is open all year round. It closes outside the summer. A tavern stands there."
+    )
+    assert check(text, facts).missing == []
+    assert check(text, facts).invented == ["open: summer only", "kind: pub"]
+
+
 def test_a_name_is_not_told_by_a_part_of_it() -> None:
     assert check(TEXT.replace("Swan Pond", "Swan")).missing == ["near: Swan Pond"]
 
@@ -111,12 +120,36 @@ def test_the_slot_error_rate_is_errors_over_facts() -> None:
     assert not any(score.higher_is_better for score in scores.values())
 
 
+def test_a_value_is_not_told_where_the_words_around_it_tell_otherwise() -> None:
+    wordings = {"便宜": ("价格便宜", "价钱不高", "很实惠"), "昂贵": ("价格昂贵", "价钱很高", "并不便宜")}
+    examples = [
+        (f"店: {n}号; 价: {price}", [f"{n}号, {told}。"])
+        for n in range(60)
+        for price in wordings
+        for told in wordings[price]
+    ]
+    slots = Slots.learn(examples)
+    assert slots
+    assert slots.check("店: 7号; 价: 便宜", "7号, 并不便宜。").wrong == [("价: 便宜", "价: 昂贵")]
+    assert slots.check("店: 7号; 价: 便宜", "7号, 价格便宜。").errors == 0
+
+
 def test_names_and_numbers_that_the_source_lacks_are_counted() -> None:
     source = "In 1,200 days Ada Byron crossed Peru. Rates rose by 3,5 percent."
     text = 'Nobody but Ada Byron and Max Born crossed Peru in 1200 days. "Rates rose by 3.5 percent," said 2 of them.'
     told = prediction(text, source=source)
     assert faithfulness([told], None)["unsupported"].each == [2 / 6]
     assert details(told, None) == ["not in the source: Max Born", "not in the source: 2"]
+
+
+def test_the_first_word_of_a_sentence_is_no_name() -> None:
+    told = prediction("We met Ada. Then she left. In May came Max Born.", source="Ada left in May.")
+    assert details(told, None) == ["not in the source: Max Born"]
+
+
+def test_numbers_written_otherwise_are_the_same() -> None:
+    told = prediction("It cost 1,200.50 and ١٢ of 07, or 3.5.", source="It cost 1.200,5 and 12 of 7, or 3.05.")
+    assert details(told, None) == ["not in the source: 3.5"]
 
 
 def test_free_text_has_nothing_to_be_true_to() -> None:

@@ -937,7 +937,14 @@ def test_the_bytes_of_the_result_do_not_depend_on_processes_and_batches(
     monkeypatch.setattr(stage, "_BATCH_ROWS", batch_rows)
     found = contents(prepare(tmp_path, {"t.csv": as_csv(MIXED)}, processes=processes, **MIXED_RUN).folder)
     shards = {f"{split}/00000.parquet" for split in SPLITS}
-    assert set(found) == {*shards, "labels.json", "report/rejected.jsonl", "report/stats.json", "report/preview.md"}
+    assert set(found) == {
+        *shards,
+        "labels.json",
+        "report/rejected.jsonl",
+        "report/stats.json",
+        "report/settings.json",
+        "report/preview.md",
+    }
     assert found == usual_bytes
 
 

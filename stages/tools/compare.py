@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ def main() -> None:
     text = as_markdown(facts) if arguments.markdown else as_text(facts)
     _print(text)
     if arguments.json:
-        write_text(arguments.json, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+        _write(arguments.json, json.dumps(facts, indent=2, allow_nan=False) + "\n")
     if arguments.html:
-        write_text(arguments.html, comparison_page(facts))
+        _write(arguments.html, comparison_page(facts))
     if arguments.fail_on_regression and has_regression(facts):
         sys.exit(1)
 
@@ -49,6 +50,13 @@ def _print(text: str) -> None:
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # UTF-8 has no lone surrogates
     except BrokenPipeError:  # such as `compare main HEAD | head`: what Python flushes at the end goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def compared(revisions: list[str]) -> dict[str, Any]:
@@ -96,11 +104,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(revision: str) -> Run:
     try:
-        files = DVCFileSystem(rev=None if revision == _WORKSPACE else revision)
+        # the remotes are those of today: the revision may be older than its remote
+        files = DVCFileSystem() if revision == _WORKSPACE else DVCFileSystem(rev=revision, config=_config())
         commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
         return read_run(revision, commit, partial(_read, files), partial(_fetch, files))
-    except (DvcException, OSError) as error:
+    except (DvcException, OSError, ImportError) as error:  # the last if the remote's extra is not installed
         raise UserError(f"{revision}: {first_line(error)}") from None
+
+
+def _config() -> dict[str, Any]:
+    config: dict[str, Any] = DVCFileSystem().repo.config
+    return {section: config[section] for section in ("core", "remote") if section in config}
 
 
 def _fetch(files: DVCFileSystem, path: str, target: Path) -> None:
@@ -117,5 +131,16 @@ def _read(files: DVCFileSystem, path: str) -> bytes:
     return content
 
 
+def _without_false_alarm() -> None:
+    """An unforeseen error ends with 2: Python's own 1 would tell a regression."""
+    try:
+        main()
+    except (UserError, SystemExit):
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    launch(main)
+    launch(_without_false_alarm)

@@ -12,7 +12,7 @@ CARD = Path("data/evaluate/README.md")
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise UserError("usage: python -m stages.tools.export_model FOLDER")
     target = Path(sys.argv[1])
     export(MODEL, CARD, target)

@@ -138,9 +138,10 @@ def _breakdowns(pairs: Pairs, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         part, other = first.chosen(rows), second.chosen(rows)
         if len(set(part.groups)) == 1:
             continue
-        about = {"by": by, "value": value, "examples": len(rows), "small": len(rows) < SMALL}
+        about = {"by": by, "value": value, "examples": len(rows), "small": len(set(part.groups)) < SMALL}
         for name, own in compare_scores(part.scores, other.scores, part.groups).items():
-            yield {**about, "score": name, **_difference(own)}
+            if own.wins or own.losses:
+                yield {**about, "score": name, **_difference(own)}
 
 
 def _changed(pairs: Pairs, name: str) -> list[dict[str, Any]]:

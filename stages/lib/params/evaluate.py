@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from stages.lib.core.params import Section
 
@@ -50,7 +50,7 @@ class Task(Section):
     ter_case_sensitive: bool = False
     rouge_words: Literal["ascii", "unicode"] = "ascii"
     rouge_stemmer: bool = False
-    goals: dict[str, float] = Field(default_factory=dict)
+    goals: dict[str, FiniteFloat] = Field(default_factory=dict)
 
     @field_validator("metrics")
     @classmethod

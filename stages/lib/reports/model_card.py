@@ -3,6 +3,7 @@
 No text of the data is in it: a card is published more often than the data.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import Any
@@ -30,7 +31,7 @@ _USE = {
     "text-generation": [
         "from transformers import pipeline",
         "",
-        'pipeline("text-generation", FOLDER)(prompt, return_full_text=False)',
+        'pipeline("text-generation", FOLDER)(prompt, max_new_tokens=NEW_TOKENS, return_full_text=False)',
     ],
     "text-classification": ["from transformers import pipeline", "", 'pipeline("text-classification", FOLDER)(prompt)'],
     "text2text-generation": [
@@ -38,7 +39,7 @@ _USE = {
         "",
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER)",
-        'written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=100)',
+        'written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=NEW_TOKENS)',
         "tokenizer.batch_decode(written, skip_special_tokens=True)",
     ],
 }
@@ -47,8 +48,8 @@ _USE = {
 def model_card(facts: Facts) -> str:
     """Markdown with a head of YAML.
 
-    `facts` are those of `pages.report_page`. Of params, it reads class (causal, seq2seq, bert2bert or classifier)
-    and base_model (its name on the hub, if it has one).
+    `facts` are those of `pages.report_page`, with class (causal, seq2seq, bert2bert or classifier) and base_model (its
+    name on the hub, or None). Of params, it reads tokenize and predict.
     """
     metadata = StringIO()
     yaml = YAML(typ="safe", pure=True)
@@ -60,18 +61,18 @@ def model_card(facts: Facts) -> str:
 
 
 def _metadata(facts: Facts) -> dict[str, Any]:
-    base = facts["params"].get("base_model")
+    base = facts["base_model"]
     return {
         **({"base_model": base} if base else {}),
         "library_name": "transformers",
-        "pipeline_tag": _PIPELINES[facts["params"]["class"]],
+        "pipeline_tag": _PIPELINES[facts["class"]],
         "model-index": [{"name": facts["task"], "results": [_results(facts)]}],
     }
 
 
 def _results(facts: Facts) -> dict[str, Any]:
     return {
-        "task": {"type": _PIPELINES[facts["params"]["class"]], "name": facts["task"].replace("_", " ")},
+        "task": {"type": _PIPELINES[facts["class"]], "name": facts["task"].replace("_", " ")},
         "dataset": {"type": facts["task"], "name": facts["task"], "split": "test"},
         "metrics": [
             {
@@ -104,7 +105,7 @@ def _text(facts: Facts) -> Iterator[str]:
             (name, plain(goal["goal"]), goal["verdict"], goal["needs"] or "") for name, goal in facts["goals"].items()
         ]
         yield from table("Goals", ("score", "goal", "verdict", "test examples that would decide it"), rows)
-    yield from table("Signs of broken output", header[:5], (_row(*sign)[:5] for sign in facts["diagnostics"].items()))
+    yield from table("Signs of broken output", header[:4], (_row(*sign)[:4] for sign in facts["diagnostics"].items()))
     yield from _limits(facts)
     yield from _use(facts)
     yield from table("Data", ("", *SPLITS), _data(facts["prepare"]))
@@ -142,8 +143,12 @@ def _limits(facts: Facts) -> Iterator[str]:
 
 
 def _use(facts: Facts) -> Iterator[str]:
-    yield from ("", "## Use", "", "```python", *_USE[_PIPELINES[facts["params"]["class"]]], "```", "")
-    yield "`FOLDER` is this folder. `prompt` is a source in the form of `tokenize.prompt` in params.yaml."
+    tokenize, predict = facts["params"]["tokenize"], facts["params"]["predict"]
+    lines = [line.replace("NEW_TOKENS", str(predict["max_new_tokens"])) for line in _USE[_PIPELINES[facts["class"]]]]
+    yield from ("", "## Use", "", "```python", *lines, "```", "")
+    form = "a conversation in the model's chat template, whose message is" if tokenize["as_chat"] else "a source, as in"
+    yield f"`FOLDER` is this folder. `prompt` is {form} `{json.dumps(tokenize['prompt'], ensure_ascii=False)}`."
+    yield f"The results were decoded by {predict['strategy']}, with at most {predict['max_new_tokens']} new tokens."
 
 
 def _data(prepare: Facts) -> Iterator[tuple[str, ...]]:

@@ -11,8 +11,8 @@ _MINUS = "\u2212"  # as wide as a plus
 
 
 def decimals(value: float, low: float | None, high: float | None) -> int:
-    """So many that the width of the interval has two digits; without a width, that the value has four."""
-    width, digits = (abs(value), 4) if low is None or high is None or low == high else (high - low, 2)
+    """So many that the standard error has two digits; without an interval, that the value has four."""
+    width, digits = (abs(value), 4) if low is None or high is None or low == high else ((high - low) / 3.92, 2)
     return min(max(digits - 1 - math.floor(math.log10(width)), 0), _MOST_DECIMALS) if width else 1
 
 

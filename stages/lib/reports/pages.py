@@ -32,7 +32,7 @@ def report_page(facts: Facts) -> str:
     share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}; notes [line]; breakdowns [{by,
     value, examples, small, score, result, and where known low, high}]; curve {training and validation: [[update,
     loss]]}; trials [{trial, validation_loss or None, settings ...}]; prepare, tokenize and train: the stages' stats;
-    params {name: value}, the settings of training; predictions, the worst first [{id, source, references, prediction,
+    params {stage: {name: value}}, the settings; predictions, the worst first [{id, source, references, prediction,
     faults [line], scores {name: value}}].
     """
     scores, diagnostics, goals = facts["scores"], facts["diagnostics"], facts["goals"]

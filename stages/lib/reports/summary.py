@@ -13,7 +13,7 @@ from stages.lib.scores.score import Score
 
 _DIGITS = 5  # significant ones, of a number whose error is unknown
 
-About = Mapping[str, Any]  # the task, the model, and the settings of its training
+About = Mapping[str, Any]  # the task, the model, and the settings of the stages
 
 
 def lean(results: Results, about: About) -> dict[str, Any]:
@@ -83,12 +83,11 @@ def page_facts(
     results: Results, about: About, stats: Mapping[str, Any], curve: Any, trials: Any, shown: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the pages show. `stats` holds those of each stage; `shown` the predictions, worst first."""
-    params = {name: value for name, value in about.items() if name not in ("task", "model")}
-    return {**full(results, about), **stats, "curve": curve, "trials": trials, "params": params, "predictions": shown}
+    return {**about, **full(results, about), **stats, "curve": curve, "trials": trials, "predictions": shown}
 
 
 def told(predictions: Sequence[Prediction], results: Results) -> Iterator[dict[str, Any]]:
-    """Each prediction with its faults, its likeness to the references (chrF), and its scores."""
+    """Each prediction with its faults, its scores, and the one that it is ranked by."""
     for row, own in enumerate(predictions):
         yield {
             "id": own.id,
@@ -96,7 +95,7 @@ def told(predictions: Sequence[Prediction], results: Results) -> Iterator[dict[s
             "references": own.references,
             "prediction": own.prediction,
             "faults": results.faults[row],
-            "likeness": results.likeness[row],
+            "rank": results.ranks[row],
             "scores": {name: _significant(float(score.each[row])) for name, score in results.scores.items()},
         }
 

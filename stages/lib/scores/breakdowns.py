@@ -14,7 +14,7 @@ from stages.lib.scores.resampling import Interval, intervals
 from stages.lib.scores.score import Score
 from stages.lib.scores.scored import scored
 
-SMALL = 20  # examples; a score of fewer says little
+SMALL = 20  # groups of examples; a score of fewer says little
 _MOST_VALUES = 12  # of a column; rarer ones are one part together
 
 
@@ -25,13 +25,14 @@ class Part:
     by: str
     value: str
     examples: int
+    groups: int
     score: str
     result: float
     interval: Interval
 
     @property
     def is_small(self) -> bool:
-        return self.examples < SMALL
+        return self.groups < SMALL
 
 
 def breakdowns(
@@ -43,7 +44,7 @@ def breakdowns(
         part = whole.chosen(rows)
         found = intervals(part.scores, part.groups)
         for name, score in part.scores.items():
-            yield Part(by, value, len(rows), name, score.value, found[name])
+            yield Part(by, value, len(rows), len(set(part.groups)), name, score.value, found[name])
 
 
 def parts(predictions: Sequence[Prediction], train: Sequence[Question]) -> Iterator[tuple[str, str, list[int]]]:
@@ -65,6 +66,9 @@ def _respects(predictions: Sequence[Prediction], train: Sequence[Question]) -> d
         found["values in training"] = [
             "all seen" if seen.issuperset(read(own.source)) else "some unseen" for own in predictions
         ]
+    references = [own.references[0] for own in predictions]
+    if len(set(references)) <= _MOST_VALUES < len(predictions):
+        found["reference"] = references
     for column in sorted({name for own in predictions for name in own.metadata}):
         values = [own.metadata.get(column, "") for own in predictions]
         if Counter(values).most_common(1)[0][1] > 1:  # a column of names says nothing about any of them

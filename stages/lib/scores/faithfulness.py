@@ -1,10 +1,11 @@
 """Whether texts are true to their sources: facts told, left out and invented; elsewhere names and numbers."""
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from stages.lib.records.predictions import Prediction
-from stages.lib.scores.folded_words import folded, word_matches, words_of
+from stages.lib.scores.folded_words import BREAK, folded, word_matches, words_of
 from stages.lib.scores.score import Score, ratio_score
 from stages.lib.scores.slots import Slots
 
@@ -34,7 +35,8 @@ def details(prediction: Prediction, slots: Slots | None) -> list[str]:
         return [f"missing {fact}" for fact in check.missing] + [f"invented {fact}" for fact in check.invented]
     if not prediction.source:
         return []
-    return [f"not in the source: {name}" for name in _lacking(prediction.source, prediction.prediction)[0]]
+    lacking = dict.fromkeys(_lacking(prediction.source, prediction.prediction)[0])  # a text in a loop has one fault
+    return [f"not in the source: {name}" for name in lacking]
 
 
 def _slot_scores(predictions: Sequence[Prediction], slots: Slots) -> dict[str, Score]:
@@ -64,16 +66,21 @@ def _lacking(source: str, text: str) -> tuple[list[str], int]:
 
 
 def _normalised(word: str) -> str:
-    """Numbers without separators of thousands, and with a decimal point."""
-    return _THOUSANDS.sub("", folded(word)).replace(",", ".") if word[0].isdigit() else folded(word)
+    """Numbers have ASCII digits, a decimal point, no separators of thousands, and no zeros around: "1.200,50" is
+    "1200.5", and "03" is "3"."""
+    if not word[0].isdigit():
+        return folded(word)
+    digits = "".join(str(unicodedata.digit(character, character)) for character in folded(word))
+    number = _THOUSANDS.sub("", digits).replace(",", ".").lstrip("0")
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def _names_and_numbers(text: str) -> Iterator[str]:
     """Numbers, and runs of capitalised words that no sentence begins with. Scripts without case have no such names."""
     name: list[str] = []
-    end = 0
+    begins, end = True, 0
     for match in word_matches(text):
-        word, begins = match[0], not end or not _JOINED.fullmatch(text, end, match.start())
+        word, begins = match[0], begins or not _JOINED.fullmatch(text, end, match.start())
         is_name = word[0].isupper() and len(word) > 1 and not begins
         if not is_name and name:
             yield " ".join(name)
@@ -82,6 +89,6 @@ def _names_and_numbers(text: str) -> Iterator[str]:
             name.append(word)
         elif word[0].isdigit():
             yield word
-        end = match.end()
+        begins, end = folded(word) == BREAK, match.end()
     if name:
         yield " ".join(name)

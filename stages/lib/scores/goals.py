@@ -36,4 +36,5 @@ def _checked(goal: float, score: Score, interval: Interval, examples: int) -> Go
     half = (interval.high - interval.low) / 2
     # an interval shrinks with the root of the number of examples
     ratio = half / distance if distance else math.inf
-    return Goal(goal, score.value, "undecided", math.ceil(examples * ratio**2) if math.isfinite(ratio) else 0)
+    needs = int(float(f"{examples * ratio**2:.2g}")) if math.isfinite(ratio) else 0
+    return Goal(goal, score.value, "undecided", max(needs, examples + 1) if needs else 0)

@@ -182,11 +182,14 @@ def _portions(resamples: int, groups: int) -> Iterator[int]:
 
 def _is_share(score: Score) -> bool:
     """Whether each example is right (all 1 or all 100) or wrong (0), and counts as one. Also where nothing is right at
-    all: no resample of zeros tells how far from 0 the truth may be."""
-    if score.formula != "ratio" or not score.statistics[:, 1].any():
+    all, or everything: no resample of equal numbers tells how far from them the truth may be."""
+    counted = score.statistics[:, 1] > 0
+    if score.formula != "ratio" or not counted.any():
         return False
     right = np.unique(score.each[score.each != 0]).tolist()
-    return not right or (right in ([1.0], [100.0]) and bool((score.statistics[:, 1] == 1).all()))
+    if right not in ([], [1.0], [100.0]):
+        return False
+    return not right or bool((score.statistics[:, 1] == 1).all()) or bool(score.each[counted].all())
 
 
 def _scale(score: Score) -> float:
@@ -195,7 +198,8 @@ def _scale(score: Score) -> float:
 
 
 def _wilson(sums: Numbers, scale: float) -> Interval:
-    """Of groups' right answers (times `scale`) and examples."""
+    """Of groups' right answers (times `scale`) and examples. Groups without any say nothing."""
+    sums = sums[sums[:, 1] > 0]
     right, every = sums[:, 0] / scale, sums[:, 1]
     if len(sums) == 1 < every[0]:
         return _UNKNOWN

@@ -45,7 +45,8 @@ class Results:
     parts: list[Part]
     goals: dict[str, Goal]
     faults: list[list[str]]  # of each prediction: what it tells wrongly
-    likeness: list[float]  # of each prediction: its chrF, 0 to 100
+    ranking: str  # the score that ranks predictions with equally many faults
+    ranks: list[float]  # of each prediction: this score
     notes: list[str]
 
 
@@ -80,6 +81,8 @@ def measure(
     some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
     bounds = _bounds(bound_predictions(some, train, labels, no_input), params, labels, slots)
     headline = list(_headline(scores, bounds, params))
+    # of texts chrF, which unlike BLEU is never 0 for a near miss
+    ranking = headline[0] if labels and headline else "chrf"
     headline_scores = {name: scores[name] for name in headline}
     return Results(
         examples=len(after),
@@ -94,7 +97,8 @@ def measure(
         parts=list(breakdowns(after, headline_scores, train)),
         goals=check_goals(params.goals, scores | signs, found, len(after)),
         faults=[details(own, slots) if set(_TRUTH) & set(headline) else [] for own in after],
-        likeness=(scores.get("chrf") or chrf(after, params)["chrf"]).each.tolist(),
+        ranking=ranking,
+        ranks=(scores.get(ranking) or chrf(after, params)[ranking]).each.tolist(),
         notes=[
             *_notes(headline_scores, found, bounds, len(set(groups))),
             *_without_gain(headline_scores, earlier, groups),
@@ -160,11 +164,24 @@ def _notes(
             yield f"{name}: no prediction has four words, so it is 0 whatever they say; choose chrf or exact_match"
     if groups < _FEW_GROUPS:
         yield f"{groups} independent groups of examples are too few for a sure score; test on more"
-    for name, values in ((name, bounds[name]) for name in scores if name in bounds):
-        for bound, value in values.items():
-            is_near = value >= found[name].low if scores[name].higher_is_better else value <= found[name].high
-            if bound != CEILING and is_near and groups > 1:
-                yield f"{name}: {scores[name].value:.4g} is near its floor, {value:.4g} of {bound}"
+    for name in (name for name in _TRUTH if name in bounds and name not in scores):
+        share = bounds[name][CEILING]
+        yield f"{name} says little here: of the references too, {share:.2g} would count as untrue"
+    for name in (name for name in scores if name in bounds and groups > 1):
+        yield from _at_floor(name, scores[name], found[name], bounds[name])
+
+
+def _at_floor(name: str, score: Score, interval: Interval, bounds: Mapping[str, float]) -> Iterator[str]:
+    """A line if the score is not surely better than its highest floor."""
+    sign = 1 if score.higher_is_better else -1
+    floors = [(sign * value, value, bound) for bound, value in bounds.items() if bound != CEILING]
+    if not floors:
+        return
+    _, value, bound = max(floors)
+    if interval.low <= value <= interval.high:
+        yield f"{name}: {score.value:.4g} is near its floor, {value:.4g} of {bound}"
+    elif sign * value > sign * score.value:
+        yield f"{name}: {score.value:.4g} is worse than its floor, {value:.4g} of {bound}"
 
 
 def _without_gain(scores: Mapping[str, Score], earlier: Mapping[str, Score], groups: Sequence[str]) -> Iterator[str]:
@@ -172,5 +189,7 @@ def _without_gain(scores: Mapping[str, Score], earlier: Mapping[str, Score], gro
     common = {name: earlier[name] for name in scores if name in earlier} if len(set(groups)) > 1 else {}
     for name, own in compare_scores(common, scores, groups).items():
         is_better = own.difference > 0 if scores[name].higher_is_better else own.difference < 0
-        if own.p_value >= 1 - CONFIDENCE or not is_better:
+        if own.p_value >= 1 - CONFIDENCE:
             yield f"{name}: no gain over the model before training is shown ({own.first:.4g} -> {own.second:.4g})"
+        elif not is_better:
+            yield f"{name}: worse than the model before training ({own.first:.4g} -> {own.second:.4g})"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TypeAlias
 
 from stages.lib.scores.facts import Facts, form_of
@@ -15,15 +15,17 @@ from stages.lib.scores.phrases import LONGEST, Labelled, Phrases, learn_phrases
 _VERBATIM = 0.9  # of the texts of a value have it in its own words: then nothing else is learned about it
 _RARE = 1 / 8  # so often at most, in comparison, texts with another value of the field have these words
 _FEWEST_TEXTS = 10  # of a value: fewer teach nothing
-_TELLABLE = 0.5  # of the training texts must tell a value, else it isn't asked for
+_TELLABLE = 0.75  # of the training texts must tell a value, else it isn't asked for
 
 _MOST_TEXTS, _CALIBRATION_TEXTS = 100_000, 10_000  # evenly chosen ones
 # Words mislead if they occur in training texts whose source says otherwise:
 _UNASKED = 0.05  # of their occurrences are in texts whose source lacks the field
-_BESIDE, _FEWEST_BESIDE = 0.002, 3  # of the texts that tell a value have the words of another one beside it
+_BESIDE, _FEWEST_BESIDE = 0.002, 3  # of the texts that tell a value have the words of another one, too
 
 Slot: TypeAlias = tuple[str, str]  # a field, and its value in lower-case words
 Text: TypeAlias = tuple[list[Slot], list[str]]  # the facts of a source, and the words of a reference
+# words, their field, the value that the source has instead or "", and whether the same sentence tells that value
+Contradiction: TypeAlias = tuple[Words, str, str, bool]
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,16 @@ class _Evidence:
         """Tells the same more precisely, or tells otherwise in more words around ("cheap" in "not cheap")."""
         if self.field != other.field:
             return False
-        around = self.start <= other.start and other.end <= self.end
-        return {*self.values} < {*other.values} or (around and {*self.values}.isdisjoint(other.values))
+        otherwise = {*self.values}.isdisjoint(other.values)
+        return {*self.values} < {*other.values} or (self.contains(other) and otherwise)
+
+    def contains(self, other: "_Evidence") -> bool:
+        return self.start <= other.start and other.end <= self.end
+
+    def begins_otherwise(self, other: "_Evidence") -> bool:
+        """Begins before these words, ends among them, and tells otherwise."""
+        crosses = self.start < other.start < self.end
+        return crosses and self.field == other.field and {*self.values}.isdisjoint(other.values)
 
 
 @dataclass(frozen=True)
@@ -115,8 +125,9 @@ class Slots:
     names: _Names
     phrases: Phrases
     tellable: Mapping[Slot, bool]  # of the values in enough training texts: whether enough of them tell it
-    misleading: frozenset[tuple[Words, str, str]]  # words that mean nothing, where this field has this value or none
+    misleading: frozenset[Contradiction]  # those that are none, as people write so
     vocabulary: frozenset[str]  # words of training texts outside names
+    capitalised: frozenset[str]  # those of them that are capitalised inside a sentence
     introduced: Mapping[str, str]  # word -> the field whose names and numbers follow it most often
     naming: Sequence[str]  # the verbatim fields of names and numbers, the most frequent first
     shown: Mapping[Slot, str]  # the values as sources spell them
@@ -129,8 +140,9 @@ class Slots:
         if read is None:
             return None
         pairs = [(read(source), references) for source, references in examples]
-        raw = [(facts, text) for facts, references in pairs for text in references if facts]
-        texts = [(_slots(facts), words_of(text)) for facts, text in raw[:: len(raw) // _MOST_TEXTS + 1]]
+        every = [(facts, text) for facts, references in pairs for text in references if facts]
+        raw = every[:: len(every) // _MOST_TEXTS + 1]
+        texts = [(_slots(facts), words_of(text)) for facts, text in raw]
         if not texts:
             return None
         verbatim, names = _told_in_own_words(texts)
@@ -146,6 +158,7 @@ class Slots:
             tellable={},
             misleading=frozenset(),
             vocabulary=frozenset(word for text in labelled for word in text.words),
+            capitalised=frozenset(_capitalised(raw, labelled)),
             introduced=introduced,
             naming=naming,
             shown=shown,
@@ -194,6 +207,13 @@ class Slots:
             if (phrase := tuple(masked[start:end])) in self.phrases
             for field, values in self.phrases[phrase].items()
         ]
+        own = [  # a value of several words tells itself, unless words around it tell otherwise
+            _Evidence(start, _words(slot), slot[0], (slot[1],))
+            for slot in slots
+            if slot[0] not in self.verbatim and " " in slot[1]
+            for start in _places(words, _words(slot))
+        ]
+        phrases += [one for one in own if not any(other.begins_otherwise(one) for other in phrases)]
         return named + [one for one in phrases if not any(other.overrules(one) for other in phrases)]
 
     @cached_property
@@ -203,15 +223,11 @@ class Slots:
         return sha256(repr(learned).encode()).hexdigest()[:8]
 
     def is_told(self, slot: Slot, words: Sequence[str], evidence: Sequence[_Evidence]) -> bool:
-        """By evidence; or, where nothing tells of a verbatim field, by its value. A value of several words always tells
-        in other fields."""
-        own = _words(slot)
-        if slot[0] not in self.verbatim and len(own) > 1 and _has(words, own):
-            return True
+        """By evidence; or, where nothing tells of a verbatim field, by its value."""
         of_field = [one for one in evidence if one.field == slot[0]]
         if of_field:
             return any(one.tells(slot) for one in of_field)
-        return slot[0] in self.verbatim and _has(_masked(words, evidence), own)
+        return slot[0] in self.verbatim and bool(_places(_masked(words, evidence), _words(slot)))
 
     def _is_new(self, slot: Slot) -> bool:
         return slot[0] in self.verbatim and slot not in self.tellable
@@ -223,14 +239,18 @@ class Slots:
         self, slots: Sequence[Slot], missing: Sequence[Slot], words: Sequence[str], evidence: Sequence[_Evidence]
     ) -> list[Slot]:
         """Values that are told and no fact: each name, and of phrases one for each field, the most precise. Words
-        that mislead count only where the fact itself is missing."""
+        that mislead, or are part of words that tell another fact, count only where the fact itself is missing."""
         lost, values = {field for field, _ in missing}, dict(slots)
         invented: dict[tuple[int, Words] | str, Slot] = {}
-        for one in sorted(_unfitting(slots, evidence), key=lambda one: (len(one.values), -len(one.words))):
+        right = [one for one in evidence if any(one.tells(slot) for slot in slots)]
+        unfitting = _unfitting(slots, words, evidence)
+        for one, beside in sorted(unfitting, key=lambda pair: (len(pair[0].values), -len(pair[0].words))):
             value = values.get(one.field, "")
-            if one.field not in lost and (one.words, one.field, value) in self.misleading:
+            if one.field not in lost and (one.words, one.field, value, beside) in self.misleading:
                 continue
-            if one.field not in self.verbatim and " " in value and _has(words, _words((one.field, value))):
+            if value and one.field not in lost and any(other.contains(one) for other in right):
+                continue
+            if beside and one.field not in self.verbatim and " " in value and _near(one, value, evidence):
                 continue  # "dogs are not allowed", where "dogs" alone tells that they are welcome
             key = one.place if one.field in self.verbatim else one.field
             likely = one.field in lost or one.field == self._introduced_by(words, one.start)
@@ -241,16 +261,24 @@ class Slots:
     def _strange(
         self, source: str, text: str, missing: Sequence[Slot], evidence: Sequence[_Evidence]
     ) -> Iterator[Slot]:
-        """Names and numbers that neither the source nor any training text has. They are told in place of a missing one,
-        else in the field whose names the word before introduces."""
+        """Names and numbers that neither the source nor any training text has: a new word, or several of which one is
+        new with a capital. They are told in place of a missing one, else in the field whose names the word before
+        introduces."""
         spelled = spelled_words(text)
         words = [folded(word) for word in spelled]
         known = set(words_of(source))
         told = {place for one in evidence for place in range(one.start, one.end)}
         proper = [(w[0].isupper() or w[0].isdigit()) and place not in told for place, w in enumerate(spelled)]
-        strange = [is_ and w not in known and w not in self.vocabulary for is_, w in zip(proper, words, strict=True)]
+        unknown = [is_ and w not in known for is_, w in zip(proper, words, strict=True)]
+        new = [is_ and w not in self.vocabulary for is_, w in zip(unknown, words, strict=True)]
+        strange = [
+            is_new or (is_ and spelled[i][1:].islower() and words[i] not in self.capitalised and not _opens(words, i))
+            for i, (is_new, is_) in enumerate(zip(new, unknown, strict=True))
+        ]
         lost = [field for field in self.naming if field in {field for field, _ in missing}]
         for start, end in self._runs(words, proper, strange) if self.naming else ():
+            if end - start == 1 and not new[start]:
+                continue  # an ordinary word with a capital
             # a single capital at the start of a sentence says nothing, unless a name is missing
             if lost or end - start > 1 or not _opens(words, start) or spelled[start][0].isdigit():
                 fields, likely = lost or self.naming, self._introduced_by(words, start)
@@ -281,7 +309,7 @@ class Slots:
         masked = _masked(words, evidence)
         replaced = {field for field, _ in invented}
         for field in dict.fromkeys(field for field, _ in missing if field in self.verbatim and field not in replaced):
-            found = (slot for slot in self.tellable if slot[0] == field and _has(masked, _words(slot)))
+            found = (slot for slot in self.tellable if slot[0] == field and _places(masked, _words(slot)))
             yield from islice(found, 1)
 
     def _introduced_by(self, words: Sequence[str], start: int) -> str:
@@ -346,6 +374,16 @@ def _labelled(slots: Sequence[Slot], words: Sequence[str], named: Sequence[_Evid
     return Labelled(_masked(words, named), values, untold)
 
 
+def _capitalised(raw: Sequence[tuple[Facts, str]], labelled: Sequence[Labelled]) -> Iterator[str]:
+    """Words outside names that are capitalised though no sentence begins, and numbers."""
+    for (_, text), masked in zip(raw, labelled, strict=True):
+        before = BREAK
+        for spelled, word in zip(spelled_words(text), masked.words, strict=True):
+            if word != BREAK and before != BREAK and not spelled[0].islower():
+                yield word
+            before = folded(spelled)
+
+
 def _introduced(
     texts: Sequence[Text], named: Sequence[Sequence[_Evidence]], shown: Mapping[Slot, str], verbatim: frozenset[str]
 ) -> tuple[dict[str, str], list[str]]:
@@ -364,7 +402,7 @@ def _calibrated(slots: Slots, texts: Sequence[Text]) -> Slots:
     """Tries on training texts which facts their writers leave out, and which words they use beside other values, or
     where the source lacks the field."""
     given, told = Counter[Slot](), Counter[Slot]()
-    right, wrong = Counter[tuple[Words, str]](), Counter[tuple[Words, str, str]]()
+    right, wrong = Counter[tuple[Words, str]](), Counter[Contradiction]()
     for own, words in texts:
         evidence = slots.evidence(own, words)
         values = dict(slot for slot in own if slots.is_told(slot, words, evidence))
@@ -372,11 +410,11 @@ def _calibrated(slots: Slots, texts: Sequence[Text]) -> Slots:
         given.update(own)
         told.update(values.items())
         right.update({(one.words, one.field) for one in evidence if any(one.tells(slot) for slot in own)})
-        unfitting = (one for one in _unfitting(own, evidence) if one.field not in untold)
-        wrong.update({(one.words, one.field, values.get(one.field, "")) for one in unfitting})
+        unfitting = (pair for pair in _unfitting(own, words, evidence) if pair[0].field not in untold)
+        wrong.update({(one.words, one.field, values.get(one.field, ""), beside) for one, beside in unfitting})
 
-    def misleads(words: Words, field: str, value: str) -> bool:
-        count = wrong[words, field, value]
+    def misleads(words: Words, field: str, value: str, beside: bool) -> bool:
+        count = wrong[words, field, value, beside]
         if value:
             return count >= _FEWEST_BESIDE and count > _BESIDE * told[field, value]
         return count > _UNASKED * (count + right[words, field])
@@ -388,16 +426,29 @@ def _calibrated(slots: Slots, texts: Sequence[Text]) -> Slots:
     )
 
 
-def _unfitting(slots: Sequence[Slot], evidence: Sequence[_Evidence]) -> list[_Evidence]:
-    """Evidence that tells none of these facts, and is not the very words of one."""
+def _unfitting(
+    slots: Sequence[Slot], words: Sequence[str], evidence: Sequence[_Evidence]
+) -> Iterator[tuple[_Evidence, bool]]:
+    """Evidence that tells none of these facts, and is not the very words of one. And whether its sentence tells the
+    fact of its field, too."""
     own = {_words(slot) for slot in slots}
-    right = {one.place for one in evidence if any(one.tells(slot) for slot in slots)}
-    unfitting = [one for one in evidence if not any(one.tells(slot) for slot in slots)]
-    return [one for one in unfitting if one.place not in right or one.words not in own]
+    sentences = list(accumulate(word == BREAK for word in words))
+    right = [one for one in evidence if any(one.tells(slot) for slot in slots)]
+    places, told = {one.place for one in right}, {(one.field, sentences[one.start]) for one in right}
+    for one in evidence:
+        if not any(one.tells(slot) for slot in slots) and not (one.place in places and one.words in own):
+            yield one, (one.field, sentences[one.start]) in told
 
 
-def _has(words: Sequence[str], value: Words) -> bool:
-    return any(tuple(words[start : start + len(value)]) == value for start in range(len(words) - len(value) + 1))
+def _near(one: _Evidence, value: str, evidence: Sequence[_Evidence]) -> bool:
+    """Whether the value's own words stand near."""
+    return any(" ".join(other.words) == value and abs(other.start - one.start) <= LONGEST for other in evidence)
+
+
+def _places(words: Sequence[str], value: Words) -> list[int]:
+    """Where the value starts."""
+    starts = range(len(words) - len(value) + 1)
+    return [start for start in starts if tuple(words[start : start + len(value)]) == value]
 
 
 def _named_value(one: _Evidence, words: Sequence[str]) -> str:
