@@ -40,9 +40,6 @@ _STARTS_AND_ENDS = (
 )
 
 
-_INCOMPLETE = "\ufffd"  # what bytes are decoded as that are no whole character
-
-
 @dataclass(frozen=True)
 class Decoded:
     text: str
@@ -89,20 +86,12 @@ def choose_labels(
     return _by_length(sources, choose_batch, batch_size, title)
 
 
-def text_of(
-    tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int], is_cut: bool = False
-) -> str:
-    """The text that a model has written if it has generated, or chosen, this target. If it was cut, the last character
-    may lack some of its bytes: it is left out."""
+def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int]) -> str:
+    """The text that a model has written if it has generated, or chosen, this target."""
     for label in labels:
         if label.target_ids == target_ids:
             return label.word
-    text = str(tokenizer.decode(target_ids, skip_special_tokens=True))
-    return (text.rstrip(_INCOMPLETE) if is_cut else text).strip()
-
-
-def ends_inside_character(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> bool:
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).endswith(_INCOMPLETE)
+    return str(tokenizer.decode(target_ids, skip_special_tokens=True)).strip()
 
 
 def _by_length(
@@ -183,8 +172,7 @@ def end_ids(config: GenerationConfig) -> set[int]:
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> Decoded:
     length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    is_cut = length == len(ids)
-    return Decoded(text_of(tokenizer, [], ids[:length], is_cut), "length" if is_cut else "end")
+    return Decoded(text_of(tokenizer, [], ids[:length]), "end" if length < len(ids) else "length")
 
 
 def _sampling(sources: Sequence[list[int]], params: Predict) -> LogitsProcessorList:

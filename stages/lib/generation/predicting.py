@@ -10,13 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.core.files import read_json
 from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, ends_inside_character, text_of
+from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, text_of
 from stages.lib.models.devices import move_to_own_device
 from stages.lib.models.losses import example_losses
 from stages.lib.params.predict import Predict
 from stages.lib.records.examples import Question, read_examples
 from stages.lib.records.predictions import Prediction
 from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, read_label_ids
+
+_INCOMPLETE = "\ufffd"  # what bytes are decoded as that are no whole character
 
 
 def predictions_of(
@@ -139,18 +141,20 @@ def _continuation(
     """Free text as a question: the prompt is its first tokens, the reference the next `max_new_tokens`."""
     first = examples[0]
     end = min(params.prefix_tokens, (len(first.target_ids) - 1) // 2)
-    while end < len(first.target_ids) // 2 and ends_inside_character(tokenizer, first.target_ids[:end]):
+    while end < len(first.target_ids) // 2 and _text(tokenizer, first.target_ids[:end]).endswith(_INCOMPLETE):
         end += 1
     prefix = first.target_ids[:end]
     following = islice(chain.from_iterable(example.target_ids for example in examples), end, None)
     rest = list(islice(following, params.max_new_tokens))
     is_truncated = next(following, None) is not None
-    source, reference = (
-        str(tokenizer.decode(prefix, skip_special_tokens=True)),
-        text_of(tokenizer, [], rest, is_truncated),
-    )
+    source, reference = _text(tokenizer, prefix), _text(tokenizer, rest)
+    reference = (reference.rstrip(_INCOMPLETE) if is_truncated else reference).strip()
     asked = replace(question, source=source, references=[reference])
     return _Prompt(asked, [*first.source_ids, *prefix], reference, is_truncated)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def _decoded(
