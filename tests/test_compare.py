@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def test_a_true_difference_is_told_with_its_direction(gain: float, start: str, w
     bleu = facts["scores"]["bleu"]
     assert bleu["low"] < bleu["difference"] < bleu["high"]
     assert bleu["wins"] + bleu["losses"] + bleu["ties"] == EXAMPLES
+
+
+def test_a_text_that_became_less_true_is_not_called_better() -> None:
+    """Of two texts with a higher BLEU, one tells another fact wrongly."""
+    plain = np.zeros(EXAMPLES)
+    gains, errors = plain.copy(), plain.copy()
+    gains[:2], errors[1] = 50, 1
+    sides = [
+        {"bleu": mean_score(bleu, ""), "slot_error": mean_score(wrong, "", higher_is_better=False)}
+        for bleu, wrong in ((plain, plain), (gains, errors))
+    ]
+    first, second = (replace(run(name, own), headline=[*own]) for name, own in zip(("a", "b"), sides, strict=True))
+    assert [row["id"] for row in compare(first, second)["changed"]] == ["0000"]
 
 
 def test_without_a_true_difference_the_verdict_says_what_the_test_set_could_show() -> None:

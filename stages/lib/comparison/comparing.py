@@ -10,7 +10,9 @@ from stages.lib.comparison.run import Run
 from stages.lib.comparison.verdict import verdict
 from stages.lib.core.process import UserError
 from stages.lib.scores.breakdowns import SMALL, parts
+from stages.lib.scores.formulas import Numbers
 from stages.lib.scores.resampling import CONFIDENCE, Comparison, compare_scores, holm
+from stages.lib.scores.results import TRUTH
 
 _CHANGED = 10  # examples told, of those that became worse and of those that became better
 _MISSING = "not there"
@@ -59,7 +61,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         "notes": list(_notes(first, second, pairs)),
         "scores": scores,
         "breakdowns": list(_breakdowns(pairs, headline)),
-        "changed": _changed(pairs, headline[0]),
+        "changed": _changed(pairs, headline),
         "params": list(_different(first.params, second.params, "name")),
         "data": list(_different(_hashes(first.lock), _hashes(second.lock), "what")),
         "verdict": verdict(first.name, second.name, {name: scores[name] for name in headline}, count) + ".",
@@ -144,14 +146,16 @@ def _breakdowns(pairs: Pairs, names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 yield {**about, "score": name, **_difference(own)}
 
 
-def _changed(pairs: Pairs, name: str) -> list[dict[str, Any]]:
-    """The examples that became much worse, the worst first, then those that became much better, the best first."""
+def _changed(pairs: Pairs, headline: Sequence[str]) -> list[dict[str, Any]]:
+    """The examples that became much worse, the worst first, then those that became much better, the best first. By the
+    first headline score, but a text that became less true is not called better, nor one that became truer worse."""
+    name, truth = headline[0], next((score for score in headline if score in TRUTH), headline[0])
     first, second = pairs.first.scores[name], pairs.second.scores[name]
-    gains = (second.each - first.each) * (1 if first.higher_is_better else -1)
+    gains, truer = _gains(pairs, name), _gains(pairs, truth)
     order = sorted(range(len(gains)), key=lambda row: (gains[row], pairs.first.ids[row]))
     chosen = {
-        "worse": [row for row in order[:_CHANGED] if gains[row] < 0],
-        "better": [row for row in order[: -_CHANGED - 1 : -1] if gains[row] > 0],
+        "worse": [row for row in order if gains[row] < 0 and truer[row] <= 0][:_CHANGED],
+        "better": [row for row in reversed(order) if gains[row] > 0 and truer[row] >= 0][:_CHANGED],
     }
     return [
         {
@@ -168,6 +172,12 @@ def _changed(pairs: Pairs, name: str) -> list[dict[str, Any]]:
         for word, rows in chosen.items()
         for row in rows
     ]
+
+
+def _gains(pairs: Pairs, name: str) -> Numbers:
+    """By how much each example became better, (N)."""
+    first, second = pairs.first.scores[name], pairs.second.scores[name]
+    return (second.each - first.each) * (1 if first.higher_is_better else -1)
 
 
 def _model(run: Run) -> str | None:

@@ -148,7 +148,7 @@ def _use(facts: Facts) -> Iterator[str]:
     yield from ("", "## Use", "", "```python", *lines, "```", "")
     form = "a conversation in the model's chat template, whose message is" if tokenize["as_chat"] else "a source, as in"
     yield f"`FOLDER` is this folder. `prompt` is {form} `{json.dumps(tokenize['prompt'], ensure_ascii=False)}`."
-    yield f"The results were decoded by {predict['strategy']}, with at most {predict['max_new_tokens']} new tokens."
+    yield f"Decoding of the results: {predict['strategy']}, at most {predict['max_new_tokens']} new tokens."
 
 
 def _data(prepare: Facts) -> Iterator[tuple[str, ...]]:

@@ -19,11 +19,11 @@ from stages.lib.scores.resampling import CONFIDENCE, Interval, compare_scores, i
 from stages.lib.scores.score import Score
 from stages.lib.scores.slots import Slots
 
+TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
 MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
 
 _MOST_BOUND_EXAMPLES = 1000  # more would take as long as the scores themselves, for numbers that are only looked at
 _LEADING_METRICS = 2
-_TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
 _MOST_UNTRUE = 0.1  # of the references
 _FEW_GROUPS = 20
 
@@ -96,7 +96,7 @@ def measure(
         bounds=bounds,
         parts=list(breakdowns(after, headline_scores, train)),
         goals=check_goals(params.goals, scores | signs, found, len(after)),
-        faults=[details(own, slots) if set(_TRUTH) & set(headline) else [] for own in after],
+        faults=[details(own, slots) if set(TRUTH) & set(headline) else [] for own in after],
         ranking=ranking,
         ranks=(scores.get(ranking) or chrf(after, params)[ranking]).each.tolist(),
         notes=[
@@ -130,9 +130,9 @@ def _headline(
     scores: Mapping[str, Score], bounds: Mapping[str, Mapping[str, float]], params: Evaluate
 ) -> Iterator[str]:
     leading = [scores_of(metric)[0] for metric in params.metrics[:_LEADING_METRICS]]
-    for name in (*leading, *_TRUTH, "bits_per_byte"):
+    for name in (*leading, *TRUTH, "bits_per_byte"):
         # where even the references do badly, it is no fault: all nouns of German look like names
-        if name in scores and (name not in _TRUTH or bounds[name][CEILING] < _MOST_UNTRUE):
+        if name in scores and (name not in TRUTH or bounds[name][CEILING] < _MOST_UNTRUE):
             yield name
 
 
@@ -164,7 +164,7 @@ def _notes(
             yield f"{name}: no prediction has four words, so it is 0 whatever they say; choose chrf or exact_match"
     if groups < _FEW_GROUPS:
         yield f"{groups} independent groups of examples are too few for a sure score; test on more"
-    for name in (name for name in _TRUTH if name in bounds and name not in scores):
+    for name in (name for name in TRUTH if name in bounds and name not in scores):
         share = bounds[name][CEILING]
         yield f"{name} says little here: of the references too, {share:.2g} would count as untrue"
     for name in (name for name in scores if name in bounds and groups > 1):
