@@ -24,7 +24,7 @@ from stages.lib.records.examples import read_labels, some_questions
 from stages.lib.records.predictions import Prediction, read_predictions
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
-from stages.lib.reports.summary import full, lean, page_facts, rounded, terminal, told
+from stages.lib.reports.summary import full, lean, page_figures, rounded, terminal, told
 from stages.lib.scores.labels import confusion
 from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, Results, measure
 from stages.lib.scores.scored import scored, write_scored
@@ -67,9 +67,9 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     _write_plots(target / "plots", after, results, labels, curve, trials)
     _write_table(target / "predictions.md", worst_first, results.ranking, params.shown_predictions)
     write_scored(pages / "scores.parquet", scored(after, results.scores | results.diagnostics))
-    facts = page_facts(results, about, stats, curve, trials, worst_first)
-    write_text(pages / "report.html", report_page(facts))
-    write_text(pages / "README.md", model_card(facts))
+    figures = page_figures(results, about, stats, curve, trials, worst_first)
+    write_text(pages / "report.html", report_page(figures))
+    write_text(pages / "README.md", model_card(figures))
     print("\n".join(terminal(results, about)))
     if params.fail_on_missed_goal:
         _check_goals(results)

@@ -85,10 +85,10 @@ MAIN = run("main", scores())
     ],
 )
 def test_a_true_difference_is_told_with_its_direction(gain: float, start: str, words: dict[str, str]) -> None:
-    facts = compare(MAIN, run("better", scores(gain, seed=3)))
-    assert facts["verdict"].startswith(start)
-    assert {name: own["verdict"] for name, own in facts["scores"].items()} == words
-    bleu = facts["scores"]["bleu"]
+    figures = compare(MAIN, run("better", scores(gain, seed=3)))
+    assert figures["verdict"].startswith(start)
+    assert {name: own["verdict"] for name, own in figures["scores"].items()} == words
+    bleu = figures["scores"]["bleu"]
     assert bleu["low"] < bleu["difference"] < bleu["high"]
     assert bleu["wins"] + bleu["losses"] + bleu["ties"] == EXAMPLES
 
@@ -107,10 +107,10 @@ def test_a_text_that_became_less_true_is_not_called_better() -> None:
 
 
 def test_without_a_true_difference_the_verdict_says_what_the_test_set_could_show() -> None:
-    facts = compare(MAIN, run("seed-2", scores(seed=2)))
-    least = facts["scores"]["bleu"]["smallest_difference"]
-    assert facts["verdict"].startswith("No difference between seed-2 and main is shown: bleu ")
-    assert facts["verdict"].endswith(
+    figures = compare(MAIN, run("seed-2", scores(seed=2)))
+    least = figures["scores"]["bleu"]["smallest_difference"]
+    assert figures["verdict"].startswith("No difference between seed-2 and main is shown: bleu ")
+    assert figures["verdict"].endswith(
         f"this test set of 120 examples shows differences of {least:.2f} bleu, {least:.2f} ter or more."
     )
 
@@ -148,23 +148,23 @@ def test_facts_are_checked_alike_where_the_training_data_differ() -> None:
     """By the phrases that the training examples of the first run teach: else more data could not be compared."""
     first, second = told("main", 30, teaching(200)), told("more-data", 0, teaching(400))
     assert first.scored.scores["slot_error"].signature != second.scored.scores["slot_error"].signature
-    facts = compare(first, second)
-    assert facts["refused"] == {}
-    assert (facts["scores"]["slot_error"]["first"], facts["scores"]["slot_error"]["second"]) == (0.25, 0.0)
-    assert facts["scores"]["slot_error"]["verdict"] == "better"
+    figures = compare(first, second)
+    assert figures["refused"] == {}
+    assert (figures["scores"]["slot_error"]["first"], figures["scores"]["slot_error"]["second"]) == (0.25, 0.0)
+    assert figures["scores"]["slot_error"]["verdict"] == "better"
 
 
 def test_equal_scores_are_called_equal() -> None:
-    facts = compare(MAIN, run("copy", scores()))
-    assert facts["verdict"] == "copy and main have the same bleu, ter on each of 120 examples."
-    assert facts["changed"] == []
+    figures = compare(MAIN, run("copy", scores()))
+    assert figures["verdict"] == "copy and main have the same bleu, ter on each of 120 examples."
+    assert figures["changed"] == []
 
 
 def test_a_gain_in_one_score_and_a_loss_in_another_is_no_gain() -> None:
     mixed = scores(8, seed=3) | {"ter": scores(-8, seed=3)["ter"]}
-    facts = compare(MAIN, run("mixed", mixed))
-    assert facts["verdict"].startswith("mixed is better than main in bleu +")
-    assert ", and worse in ter +" in facts["verdict"]
+    figures = compare(MAIN, run("mixed", mixed))
+    assert figures["verdict"].startswith("mixed is better than main in bleu +")
+    assert ", and worse in ter +" in figures["verdict"]
 
 
 def test_examples_are_paired_by_id_in_whatever_order() -> None:
@@ -179,9 +179,9 @@ def test_examples_are_paired_by_id_in_whatever_order() -> None:
 
 def test_examples_of_one_side_only_are_counted_and_left_out() -> None:
     part = run("part", scores(examples=90), predictions("part", 90))
-    facts = compare(MAIN, part)
-    assert (facts["examples"], facts["only_in_first"], facts["only_in_second"]) == (90, 30, 0)
-    assert "30 test examples are only in main: the 90 common ones are compared" in as_text({"comparisons": [facts]})
+    figures = compare(MAIN, part)
+    assert (figures["examples"], figures["only_in_first"], figures["only_in_second"]) == (90, 30, 0)
+    assert "30 test examples are only in main: the 90 common ones are compared" in as_text({"comparisons": [figures]})
 
 
 def test_other_test_data_are_refused_by_the_first_text_that_differs() -> None:
@@ -216,11 +216,11 @@ def test_examples_of_a_single_group_are_refused() -> None:
 
 def test_a_score_of_other_conventions_is_left_out_and_named() -> None:
     second = run("HEAD", scores(8, seed=3, tokenizer="char"))
-    facts = compare(MAIN, second)
-    assert facts["refused"] == {"bleu": "bleu: computed in two ways: main has tok:13a, HEAD tok:char"}
-    assert list(facts["scores"]) == ["ter", "perplexity"]
+    figures = compare(MAIN, second)
+    assert figures["refused"] == {"bleu": "bleu: computed in two ways: main has tok:13a, HEAD tok:char"}
+    assert list(figures["scores"]) == ["ter", "perplexity"]
     with pytest.raises(UserError, match="bleu: computed in two ways"):  # a regression of it would pass unseen
-        has_regression({"revisions": [describe(MAIN)], "comparisons": [facts]})
+        has_regression({"revisions": [describe(MAIN)], "comparisons": [figures]})
 
 
 def test_perplexities_of_two_tokenizers_are_not_compared() -> None:
@@ -228,9 +228,9 @@ def test_perplexities_of_two_tokenizers_are_not_compared() -> None:
         Score(np.full((EXAMPLES, 2), [20.0, tokens]), "perplexity", np.zeros(EXAMPLES), "per:token", False)
         for tokens in (10, 12)
     )
-    facts = compare(run("main", scores() | {"perplexity": own}), run("HEAD", scores() | {"perplexity": other}))
+    figures = compare(run("main", scores() | {"perplexity": own}), run("HEAD", scores() | {"perplexity": other}))
     line = "perplexity: computed in two ways: main has tokens:1200, HEAD tokens:1440"
-    assert facts["refused"] == {"perplexity": line}
+    assert figures["refused"] == {"perplexity": line}
 
 
 def test_only_a_headline_score_that_is_shown_to_be_worse_is_a_regression() -> None:
@@ -239,8 +239,8 @@ def test_only_a_headline_score_that_is_shown_to_be_worse_is_a_regression() -> No
         (run("HEAD", scores(seed=2)), False),
         (run("HEAD", scores() | {"perplexity": mean_score([9.0] * EXAMPLES, "", higher_is_better=False)}), False),
     ):
-        facts = {"revisions": [describe(MAIN)], "comparisons": [compare(MAIN, second)]}
-        assert has_regression(facts) is expected
+        figures = {"revisions": [describe(MAIN)], "comparisons": [compare(MAIN, second)]}
+        assert has_regression(figures) is expected
 
 
 def test_parts_with_few_examples_are_marked() -> None:
@@ -255,25 +255,25 @@ def test_the_examples_that_changed_most_come_side_by_side() -> None:
     own = scores()
     moved = own["bleu"].each.copy()
     moved[[7, 9]] += [-30, 20]
-    facts = compare(MAIN, run("HEAD", own | {"bleu": mean_score(moved, own["bleu"].signature)}))
-    assert [(row["id"], row["verdict"]) for row in facts["changed"]] == [("0007", "worse"), ("0009", "better")]
-    worse = facts["changed"][0]
+    figures = compare(MAIN, run("HEAD", own | {"bleu": mean_score(moved, own["bleu"].signature)}))
+    assert [(row["id"], row["verdict"]) for row in figures["changed"]] == [("0007", "worse"), ("0009", "better")]
+    worse = figures["changed"][0]
     assert (worse["first"], worse["second"], worse["references"]) == ("main 7", "HEAD 7", ["truth 7"])
     assert worse["second_score"] == pytest.approx(worse["first_score"] - 30, abs=1e-3)
 
 
 def test_params_and_data_that_differ_are_named() -> None:
-    facts = compare(MAIN, run("HEAD", scores(), rate=0.2, train="b"))
-    assert facts["params"] == [{"name": "fit.rate", "first": 0.1, "second": 0.2}]
-    assert [row["what"] for row in facts["data"]] == [
+    figures = compare(MAIN, run("HEAD", scores(), rate=0.2, train="b"))
+    assert figures["params"] == [{"name": "fit.rate", "first": 0.1, "second": 0.2}]
+    assert [row["what"] for row in figures["data"]] == [
         "result of train: data/train/model",
         "training data: data/prepare/train",
     ]
 
 
 def test_scores_from_before_an_edit_are_called_old() -> None:
-    facts = compare(MAIN, run("workspace", scores(), edited=["fit.rate"]))
-    assert any("workspace: params.yaml was edited after this run (fit.rate)" in note for note in facts["notes"])
+    figures = compare(MAIN, run("workspace", scores(), edited=["fit.rate"]))
+    assert any("workspace: params.yaml was edited after this run (fit.rate)" in note for note in figures["notes"])
 
 
 def test_text_fits_a_terminal_and_markdown_keeps_its_tables() -> None:
@@ -288,9 +288,9 @@ def test_text_fits_a_terminal_and_markdown_keeps_its_tables() -> None:
         run(name, {"copied_from_source": mean_score(share, "", higher_is_better=False)}, texts)
         for name, share in zip(names, shares, strict=True)
     ]
-    facts = {"comparisons": [compare(*runs)]}
-    assert max(map(len, as_text(facts).splitlines())) <= 80
-    lines = as_markdown(facts).splitlines()
+    figures = {"comparisons": [compare(*runs)]}
+    assert max(map(len, as_text(figures).splitlines())) <= 80
+    lines = as_markdown(figures).splitlines()
     cells = {line.replace("\\|", "").count("|") for line in lines if line.startswith("| 0000")}
     assert cells == {7}
 
@@ -377,15 +377,19 @@ def test_revisions_are_compared_without_a_checkout(project: Path, tmp_path: Path
         with pytest.raises(UserError, match=r"better: data/evaluate/scores.parquet is neither in DVC's cache"):
             compared(["main", "better"])
     shutil.copytree(here / ".dvc/kept", here / ".dvc/cache", dirs_exist_ok=True)
-    page = "-m stages.tools.compare main better trial workspace --json facts.json --html page.html"
+    page = "-m stages.tools.compare main better trial workspace --json figures.json --html page.html"
     told = sh(here, f"python {page}").stdout
-    facts = json.loads((here / "facts.json").read_text())
+    figures = json.loads((here / "figures.json").read_text())
     assert told.startswith("better is better than main: bleu +")
-    assert [own["second"] for own in facts["comparisons"]] == ["better", "trial", "workspace"]
-    assert [own["params"] for own in facts["comparisons"]] == [[], [{"name": "fit.rate", "first": 1, "second": 3}], []]
-    assert "params.yaml was edited after this run (fit.rate)" in facts["comparisons"][2]["notes"][0]
+    assert [own["second"] for own in figures["comparisons"]] == ["better", "trial", "workspace"]
+    assert [own["params"] for own in figures["comparisons"]] == [
+        [],
+        [{"name": "fit.rate", "first": 1, "second": 3}],
+        [],
+    ]
+    assert "params.yaml was edited after this run (fit.rate)" in figures["comparisons"][2]["notes"][0]
     assert "better is better than main" in (here / "page.html").read_text()
-    for name in ("facts.json", "page.html"):
+    for name in ("figures.json", "page.html"):
         (here / name).unlink()
     assert {
         file: file.read_bytes() for file in here.rglob("*") if file.is_file() and ".dvc" not in file.parts

@@ -22,15 +22,15 @@ HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"><!--\u2028&amp;"
 )
 DESKTOP, TABLET, PHONE = (1280, 800), (770, 1024), (390, 844)
-Facts = dict[str, Any]
+Figures = dict[str, Any]
 
 
-def score(value: float, half: float, better: str = "higher", **more: Any) -> Facts:
+def score(value: float, half: float, better: str = "higher", **more: Any) -> Figures:
     interval = {"low": value - half, "high": value + half, "smallest_difference": half * 1.4}
     return {"score": value, **interval, "better": better, "signature": "case:mixed|tok:13a", **more}
 
 
-def prediction(number: int) -> Facts:
+def prediction(number: int) -> Figures:
     return {
         "id": f"{number:016x}",
         "source": f"name: Place {number}; kind: pub",
@@ -41,7 +41,7 @@ def prediction(number: int) -> Facts:
     }
 
 
-def report_facts(predictions: int = 120) -> Facts:
+def report_figures(predictions: int = 120) -> Figures:
     return {
         "task": "data_to_text",
         "model": "a base of 3,443,136 parameters",
@@ -85,14 +85,14 @@ def report_facts(predictions: int = 120) -> Facts:
     }
 
 
-def difference(first: float, change: float, half: float, better: str, verdict: str, headline: bool) -> Facts:
+def difference(first: float, change: float, half: float, better: str, verdict: str, headline: bool) -> Figures:
     interval = {"difference": change, "low": change - half, "high": change + half, "smallest_difference": half * 1.4}
     counts = {"p": 0.0004, "p_holm": 0.0012, "wins": 120, "losses": 60, "ties": 47}
     ends = {"first": first, "second": first + change}
     return ends | interval | counts | {"better": better, "verdict": verdict, "headline": headline}
 
 
-def comparison_facts() -> Facts:
+def comparison_figures() -> Figures:
     changed = {
         "source": HOSTILE,
         "references": ["x"],
@@ -151,13 +151,13 @@ def show(page: Page, html: str, folder: Path, size: tuple[int, int]) -> None:
 def test_a_page_loads_nothing_complains_of_nothing_and_fits_the_width(
     page: Page, tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
-    facts = report_facts()
-    facts["predictions"][0] |= {
+    figures = report_figures()
+    figures["predictions"][0] |= {
         "source": "unbroken" * 100,
         "prediction": "المقهى يقع بالقرب من النهر",
         "references": ["茶屋" * 99],
     }
-    show(page, report_page(facts) if kind == "report" else comparison_page(comparison_facts()), tmp_path, size)
+    show(page, report_page(figures) if kind == "report" else comparison_page(comparison_figures()), tmp_path, size)
     page.run("document.querySelectorAll('details').forEach((closed) => { closed.open = true })")
     assert page.complaints == []
     assert page.requests == [(tmp_path / "page.html").as_uri()]
@@ -179,7 +179,7 @@ def search(page: Page, text: str) -> None:
 
 
 def test_predictions_are_searched_sorted_and_turned(page: Page, tmp_path: Path) -> None:
-    show(page, report_page(report_facts()), tmp_path, DESKTOP)
+    show(page, report_page(report_figures()), tmp_path, DESKTOP)
     assert shown_ids(page) == list(range(50))
     press(page, "Next")
     assert shown_ids(page) == list(range(50, 100))
@@ -201,30 +201,35 @@ def test_predictions_are_searched_sorted_and_turned(page: Page, tmp_path: Path) 
 
 
 def test_hostile_texts_stay_texts(page: Page, tmp_path: Path) -> None:
-    facts = report_facts()
-    facts |= {"task": HOSTILE, "model": HOSTILE, "notes": [HOSTILE], "params": facts["params"] | {"a": HOSTILE}}
-    facts["predictions"][0] |= {"source": HOSTILE, "prediction": HOSTILE, "references": [HOSTILE], "faults": [HOSTILE]}
-    show(page, report_page(facts), tmp_path, DESKTOP)
+    figures = report_figures()
+    figures |= {"task": HOSTILE, "model": HOSTILE, "notes": [HOSTILE], "params": figures["params"] | {"a": HOSTILE}}
+    figures["predictions"][0] |= {
+        "source": HOSTILE,
+        "prediction": HOSTILE,
+        "references": [HOSTILE],
+        "faults": [HOSTILE],
+    }
+    show(page, report_page(figures), tmp_path, DESKTOP)
     search(page, "onerror")
     assert page.run("[...document.querySelectorAll('#rows .text')].map((t) => t.textContent)") == [HOSTILE] * 3
     assert page.run("document.title").startswith("</script>")
     assert page.run("document.querySelectorAll('img').length") == 0
-    show(page, comparison_page(comparison_facts()), tmp_path, DESKTOP)
+    show(page, comparison_page(comparison_figures()), tmp_path, DESKTOP)
     assert page.run("[document.title, document.querySelector('.source').textContent]") == [
         "main, a-branch-with-a-rather-long-name: comparison",
         HOSTILE,
     ]
 
 
-def embedded(html: str) -> Facts:
+def embedded(html: str) -> Figures:
     found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', html)
     assert found
-    content: Facts = json.loads(found[1])
+    content: Figures = json.loads(found[1])
     return content
 
 
 def test_of_ten_thousand_predictions_the_page_holds_the_worst_and_some_of_all() -> None:
-    html = report_page(report_facts(10_000))
+    html = report_page(report_figures(10_000))
     kept = [int(row["id"], 16) for row in embedded(html)["rows"]]
     assert kept[:1000] == list(range(1000))
     assert kept[1000:] == list(range(1000, 10_000, 9))
@@ -232,23 +237,23 @@ def test_of_ten_thousand_predictions_the_page_holds_the_worst_and_some_of_all() 
 
 
 def test_long_texts_do_not_make_the_page_large() -> None:
-    facts = report_facts(600)
-    facts["predictions"] = [own | {"source": "長い文" * 5000} for own in facts["predictions"]]
-    html = report_page(facts)
+    figures = report_figures(600)
+    figures["predictions"] = [own | {"source": "長い文" * 5000} for own in figures["predictions"]]
+    html = report_page(figures)
     assert len(html.encode()) < 5_000_000
     assert len(embedded(html)["rows"]) >= 100
 
 
 def test_a_lone_surrogate_can_be_written() -> None:
-    facts = report_facts()
-    facts["predictions"][0] |= {"prediction": "half \ud83d"}
-    html = report_page(facts)
+    figures = report_figures()
+    figures["predictions"][0] |= {"prediction": "half \ud83d"}
+    html = report_page(figures)
     html.encode("utf-8")
     assert embedded(html)["rows"][0]["prediction"] == "half \ud83d"
 
 
 def test_a_run_without_what_is_optional_has_a_page() -> None:
-    facts = report_facts(3) | {
+    figures = report_figures(3) | {
         "diagnostics": {},
         "properties": {},
         "goals": {},
@@ -256,17 +261,17 @@ def test_a_run_without_what_is_optional_has_a_page() -> None:
         "breakdowns": [],
         "trials": [],
     }
-    facts |= {"curve": {"training": [], "validation": []}, "tokenize": {}, "train": {}, "params": {}}
-    assert "Breakdowns" not in report_page(facts)
+    figures |= {"curve": {"training": [], "validation": []}, "tokenize": {}, "train": {}, "params": {}}
+    assert "Breakdowns" not in report_page(figures)
 
 
 def test_equal_facts_give_equal_bytes_in_any_order_of_hashing() -> None:
-    assert report_page(report_facts()) == report_page(json.loads(json.dumps(report_facts())))
-    assert comparison_page(comparison_facts()) == comparison_page(json.loads(json.dumps(comparison_facts())))
+    assert report_page(report_figures()) == report_page(json.loads(json.dumps(report_figures())))
+    assert comparison_page(comparison_figures()) == comparison_page(json.loads(json.dumps(comparison_figures())))
 
 
 def test_the_report_shows_each_result_with_interval_and_what_to_compare_it_with() -> None:
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report_page(report_facts())))
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", report_page(report_figures())))
     assert "bleu ↑ , higher is better before training 0.08 · nearest example 35.7 · ceiling 96.4" in text
     assert "33.2 30.5 to 35.8" in text
     assert "rejected, empty target 3" in text
@@ -276,7 +281,7 @@ def test_the_report_shows_each_result_with_interval_and_what_to_compare_it_with(
 
 
 def test_the_verdict_comes_first_and_differing_words_are_marked() -> None:
-    html = comparison_page(comparison_facts())
+    html = comparison_page(comparison_figures())
     assert html.index("a-branch is better than main") < html.index("95 % interval")
     assert "A cheap <del>pub</del> near" in html
     assert "A cheap <ins>inn</ins> near" in html
@@ -341,7 +346,7 @@ def test_texts_can_be_read_on_their_ground(scheme: int) -> None:
 
 
 def card(**about: str | None) -> str:
-    return model_card(report_facts() | about)
+    return model_card(report_figures() | about)
 
 
 def metadata(text: str) -> dict[str, Any]:

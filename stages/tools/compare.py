@@ -34,14 +34,14 @@ _COMMIT = 7  # characters
 
 def main() -> None:
     arguments = _parser().parse_args()
-    facts = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, _WORKSPACE])
-    text = as_markdown(facts) if arguments.markdown else as_text(facts)
+    figures = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, _WORKSPACE])
+    text = as_markdown(figures) if arguments.markdown else as_text(figures)
     _print(text)
     if arguments.json:
-        _write(arguments.json, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+        _write(arguments.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if arguments.html:
-        _write(arguments.html, comparison_page(facts))
-    if arguments.fail_on_regression and has_regression(facts):
+        _write(arguments.html, comparison_page(figures))
+    if arguments.fail_on_regression and has_regression(figures):
         sys.exit(1)
 
 
@@ -72,17 +72,17 @@ def compared(revisions: list[str]) -> dict[str, Any]:
     }
 
 
-def has_regression(facts: dict[str, Any]) -> bool:
+def has_regression(figures: dict[str, Any]) -> bool:
     """Whether a headline score of some revision is shown to be worse than that of the first.
 
     Raises:
         UserError: a headline score of the first revision can't be compared, so a regression would not be seen.
     """
-    headline = facts["revisions"][0]["headline"]
-    lines = [own["refused"] for own in facts["comparisons"]]
+    headline = figures["revisions"][0]["headline"]
+    lines = [own["refused"] for own in figures["comparisons"]]
     if refused := [line for own in lines for name, line in own.items() if name in headline]:
         raise UserError(refused)
-    scores = [score for own in facts["comparisons"] for score in own["scores"].values()]
+    scores = [score for own in figures["comparisons"] for score in own["scores"].values()]
     return any(score["headline"] and score["verdict"] == "worse" for score in scores)
 
 

@@ -36,7 +36,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def compare(first: Run, second: Run) -> dict[str, Any]:
-    """Facts for people, pages and programs. Differences are those of the second run minus the first; numbers have six
+    """Figures for people, pages and programs. Differences are those of the second run minus the first; numbers have six
     digits.
 
     Raises:

@@ -13,18 +13,18 @@ _SHOWN = 3  # examples that became worse, and that became better, in a terminal
 _LINES = 2  # of each text there
 _NAME = 9  # columns for the name of a revision
 
-Facts = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 
-def as_text(facts: Facts) -> str:
-    return "\n\n".join("\n".join(_in_terminal(own)) for own in facts["comparisons"])
+def as_text(figures: Figures) -> str:
+    return "\n\n".join("\n".join(_in_terminal(own)) for own in figures["comparisons"])
 
 
-def as_markdown(facts: Facts) -> str:
-    return "\n".join(line for own in facts["comparisons"] for line in _in_markdown(own))
+def as_markdown(figures: Figures) -> str:
+    return "\n".join(line for own in figures["comparisons"] for line in _in_markdown(own))
 
 
-def _in_terminal(own: Facts) -> Iterator[str]:
+def _in_terminal(own: Figures) -> Iterator[str]:
     yield from textwrap.wrap(own["verdict"], _WIDTH)
     yield from (line for note in _remarks(own) for line in _wrapped(note, "  "))
     yield from ("", *textwrap.wrap(_caption(own), _WIDTH), *_aligned(_score_rows(own, _NAME)))
@@ -35,7 +35,7 @@ def _in_terminal(own: Facts) -> Iterator[str]:
     yield from _section("Data and code that differ:", (f"  {row['what']}" for row in own["data"]))
 
 
-def _in_markdown(own: Facts) -> Iterator[str]:
+def _in_markdown(own: Figures) -> Iterator[str]:
     yield from (f"**{own['verdict']}**", "", _caption(own), "", *(f"- {note}" for note in _remarks(own)))
     header, *rows = _score_rows(own, None)
     yield from table("Scores", header, rows)
@@ -51,12 +51,12 @@ def _in_markdown(own: Facts) -> Iterator[str]:
     yield ""
 
 
-def _remarks(own: Facts) -> Iterator[str]:
+def _remarks(own: Figures) -> Iterator[str]:
     yield from own["notes"]
     yield from (f"not compared: {line}" for line in own["refused"].values())
 
 
-def _caption(own: Facts) -> str:
+def _caption(own: Figures) -> str:
     groups = f" in {own['groups']} independent groups" if own["groups"] < own["examples"] else ""
     return (
         f"{own['first']} and {own['second']} on {own['examples']} examples{groups}. "
@@ -64,11 +64,11 @@ def _caption(own: Facts) -> str:
     )
 
 
-def _headline(own: Facts) -> Iterator[str]:
+def _headline(own: Figures) -> Iterator[str]:
     return (name for name, score in own["scores"].items() if score["headline"])
 
 
-def _score_rows(own: Facts, name_width: int | None) -> Iterator[list[str]]:
+def _score_rows(own: Figures, name_width: int | None) -> Iterator[list[str]]:
     """Headline scores first. p is the corrected one; won, lost and tied count examples."""
     revisions = [own[side][:name_width] for side in ("first", "second")]
     yield ["score", *revisions, "change", "low", "high", "p", "won/lost/tied"]
@@ -77,7 +77,7 @@ def _score_rows(own: Facts, name_width: int | None) -> Iterator[list[str]]:
         yield [name, *_numbers(score), f"{score['p_holm']:.2g}", counts]
 
 
-def _part_rows(own: Facts, name_width: int | None, names: Sequence[str]) -> Iterator[list[str]]:
+def _part_rows(own: Figures, name_width: int | None, names: Sequence[str]) -> Iterator[list[str]]:
     revisions = [own[side][:name_width] for side in ("first", "second")]
     score_header = ["score"] if len(names) > 1 else []
     yield ["part", "examples", *score_header, *revisions, "change", "low", "high"]
@@ -87,22 +87,22 @@ def _part_rows(own: Facts, name_width: int | None, names: Sequence[str]) -> Iter
             yield [f"{row['by']}: {row['value']}", size, *([row["score"]] if score_header else []), *_numbers(row)]
 
 
-def _numbers(score: Facts) -> list[str]:
+def _numbers(score: Figures) -> list[str]:
     """Of both, their difference, and its interval."""
     digits = decimals(score["first"], score["low"], score["high"])
     scores = [f"{score[side]:z.{digits}f}" for side in ("first", "second")]
     return scores + [f"{score[name]:+z.{digits}f}" for name in ("difference", "low", "high")]
 
 
-def _example_cells(row: Facts) -> list[object]:
+def _example_cells(row: Figures) -> list[object]:
     return [row["id"], row["source"], " / ".join(row["references"]), row["first"], row["second"], _score_of(row)]
 
 
-def _score_of(row: Facts) -> str:
+def _score_of(row: Figures) -> str:
     return f"{row['verdict']}, {row['score']} {row['first_score']:.4g} -> {row['second_score']:.4g}"
 
 
-def _examples(own: Facts) -> Iterator[str]:
+def _examples(own: Figures) -> Iterator[str]:
     for verdict in ("worse", "better"):
         for row in [row for row in own["changed"] if row["verdict"] == verdict][:_SHOWN]:
             yield f"  {row['id']}: {_score_of(row)}"
@@ -111,7 +111,7 @@ def _examples(own: Facts) -> Iterator[str]:
                 yield from _wrapped(f"{name[:_NAME]:<{_NAME}}  {text}", "    ", _NAME + 2, _LINES)
 
 
-def _param_rows(own: Facts) -> Iterator[str]:
+def _param_rows(own: Figures) -> Iterator[str]:
     return (f"{row['name']}: {_plain(row['first'])} -> {_plain(row['second'])}" for row in own["params"])
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from stages.lib.reports.numbers import decimals
 
-Facts = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 
-def verdict(first: str, second: str, scores: Mapping[str, Facts], examples: int) -> str:
+def verdict(first: str, second: str, scores: Mapping[str, Figures], examples: int) -> str:
     """The sentence about some scores of two revisions. `scores` are as `comparing.compare` describes them."""
     same = [name for name, own in scores.items() if own["ties"] == examples]
     if len(same) == len(scores):
@@ -18,7 +18,7 @@ def verdict(first: str, second: str, scores: Mapping[str, Facts], examples: int)
     return f"{sentence}; the same {', '.join(same)} on each example" if same else sentence
 
 
-def _of_differing(first: str, second: str, scores: Mapping[str, Facts], examples: int) -> str:
+def _of_differing(first: str, second: str, scores: Mapping[str, Figures], examples: int) -> str:
     by_verdict = {
         word: [name for name, own in scores.items() if own["verdict"] == word]
         for word in ("better", "worse", "undecided")
@@ -37,7 +37,7 @@ def _of_differing(first: str, second: str, scores: Mapping[str, Facts], examples
     return start + (f"; no difference shown: {_told(undecided, scores)}" if undecided else "")
 
 
-def _told(names: Iterable[str], scores: Mapping[str, Facts]) -> str:
+def _told(names: Iterable[str], scores: Mapping[str, Figures]) -> str:
     """`bleu +2.9 (95 % interval 1.1 to 4.8, p 0.002 of 4 scores), chrf +1.0 (0.2 to 1.8, p 0.03)`: the first tells what
     the numbers are."""
     told = [_change(scores[name], name) for name in names]
@@ -46,11 +46,11 @@ def _told(names: Iterable[str], scores: Mapping[str, Facts]) -> str:
     return ", ".join(told)
 
 
-def _change(score: Facts, name: str) -> str:
+def _change(score: Figures, name: str) -> str:
     digits = decimals(score["first"], score["low"], score["high"])
     interval = f"{score['low']:z.{digits}f} to {score['high']:z.{digits}f}"
     return f"{name} {score['difference']:+z.{digits}f} ({interval}, p {score['p_holm']:.2g})"
 
 
-def _least(score: Facts) -> str:
+def _least(score: Figures) -> str:
     return f"{score['smallest_difference']:.{decimals(score['first'], score['low'], score['high'])}f}"

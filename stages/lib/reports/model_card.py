@@ -14,7 +14,7 @@ from stages.lib.core.markdown import table
 from stages.lib.records.examples import SPLITS
 from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, span
 
-Facts = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 # names of metrics on the hub, where they are not ours
 _METRICS = {
@@ -45,35 +45,35 @@ _USE = {
 }
 
 
-def model_card(facts: Facts) -> str:
+def model_card(figures: Figures) -> str:
     """Markdown with a head of YAML.
 
-    `facts` are those of `pages.report_page`, with class (causal, seq2seq, bert2bert or classifier) and base_model (its
-    name on the hub, or None). Of params, it reads tokenize and predict.
+    `figures` are those of `pages.report_page`, with class (causal, seq2seq, bert2bert or classifier) and base_model
+    (its name on the hub, or None). Of params, it reads tokenize and predict.
     """
     metadata = StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = 120
-    yaml.dump(_metadata(facts), metadata)
-    return "\n".join(["---", metadata.getvalue().rstrip(), "---", *_text(facts), ""])
+    yaml.dump(_metadata(figures), metadata)
+    return "\n".join(["---", metadata.getvalue().rstrip(), "---", *_text(figures), ""])
 
 
-def _metadata(facts: Facts) -> dict[str, Any]:
-    base = facts["base_model"]
+def _metadata(figures: Figures) -> dict[str, Any]:
+    base = figures["base_model"]
     return {
         **({"base_model": base} if base else {}),
         "library_name": "transformers",
-        "pipeline_tag": _PIPELINES[facts["class"]],
-        "model-index": [{"name": facts["task"], "results": [_results(facts)]}],
+        "pipeline_tag": _PIPELINES[figures["class"]],
+        "model-index": [{"name": figures["task"], "results": [_results(figures)]}],
     }
 
 
-def _results(facts: Facts) -> dict[str, Any]:
+def _results(figures: Figures) -> dict[str, Any]:
     return {
-        "task": {"type": _PIPELINES[facts["class"]], "name": facts["task"].replace("_", " ")},
-        "dataset": {"type": facts["task"], "name": facts["task"], "split": "test"},
+        "task": {"type": _PIPELINES[figures["class"]], "name": figures["task"].replace("_", " ")},
+        "dataset": {"type": figures["task"], "name": figures["task"], "split": "test"},
         "metrics": [
             {
                 "type": _METRICS.get(name, name),
@@ -81,41 +81,41 @@ def _results(facts: Facts) -> dict[str, Any]:
                 "value": float(f"{score['score']:.6g}"),
                 "args": {"signature": score["signature"]},
             }
-            for name, score in facts["scores"].items()
+            for name, score in figures["scores"].items()
         ],
     }
 
 
-def _text(facts: Facts) -> Iterator[str]:
-    size = f"{facts['examples']:,} test examples"
-    groups = f" in {facts['groups']:,} groups" if facts["groups"] != facts["examples"] else ""
+def _text(figures: Figures) -> Iterator[str]:
+    size = f"{figures['examples']:,} test examples"
+    groups = f" in {figures['groups']:,} groups" if figures["groups"] != figures["examples"] else ""
     yield from (
-        f"# {facts['task'].replace('_', ' ').capitalize()}",
+        f"# {figures['task'].replace('_', ' ').capitalize()}",
         "",
-        f"The model before training: {facts['model']}.",
+        f"The model before training: {figures['model']}.",
     )
     header = ("score", "better", "result", "95 % interval", "before training", "ceiling", "highest floor")
-    named = {name: facts["scores"][name] for name in facts["headline"]} | facts["scores"]
+    named = {name: figures["scores"][name] for name in figures["headline"]} | figures["scores"]
     yield from table(f"Results on {size}{groups}", header, (_row(*score) for score in named.items()))
     yield from ("", "The interval says how far chance in the choice of the test examples moves a score.")
-    if facts["notes"]:
-        yield from ("", *(f"- {note}" for note in facts["notes"]))
-    if facts["goals"]:
+    if figures["notes"]:
+        yield from ("", *(f"- {note}" for note in figures["notes"]))
+    if figures["goals"]:
         rows = [
-            (name, plain(goal["goal"]), goal["verdict"], goal["needs"] or "") for name, goal in facts["goals"].items()
+            (name, plain(goal["goal"]), goal["verdict"], goal["needs"] or "") for name, goal in figures["goals"].items()
         ]
         yield from table("Goals", ("score", "goal", "verdict", "test examples that would decide it"), rows)
-    yield from table("Signs of broken output", header[:4], (_row(*sign)[:4] for sign in facts["diagnostics"].items()))
-    yield from _limits(facts)
-    yield from _use(facts)
-    yield from table("Data", ("", *SPLITS), _data(facts["prepare"]))
+    yield from table("Signs of broken output", header[:4], (_row(*sign)[:4] for sign in figures["diagnostics"].items()))
+    yield from _limits(figures)
+    yield from _use(figures)
+    yield from table("Data", ("", *SPLITS), _data(figures["prepare"]))
     yield from table(
-        "Training", ("", ""), [(in_words(name), plain(value)) for name, value in flattened(facts["train"])]
+        "Training", ("", ""), [(in_words(name), plain(value)) for name, value in flattened(figures["train"])]
     )
-    yield from table("Settings", ("parameter", "value"), [(name, plain(v)) for name, v in flattened(facts["params"])])
+    yield from table("Settings", ("parameter", "value"), [(name, plain(v)) for name, v in flattened(figures["params"])])
 
 
-def _row(name: str, score: Facts) -> tuple[str, ...]:
+def _row(name: str, score: Figures) -> tuple[str, ...]:
     low, high = finite(score.get("low")), finite(score.get("high"))
     places = decimals(score["score"], low, high)
     floors = score.get("floors", {}).items()
@@ -133,25 +133,25 @@ def _row(name: str, score: Facts) -> tuple[str, ...]:
     )
 
 
-def _limits(facts: Facts) -> Iterator[str]:
+def _limits(figures: Figures) -> Iterator[str]:
     yield from ("", "## Limits", "")
     yield "- It was tried on texts like those of its training alone; nothing is known about others."
-    faulty = sum(bool(own["faults"]) for own in facts["predictions"])
+    faulty = sum(bool(own["faults"]) for own in figures["predictions"])
     if faulty:
-        share = f"{faulty:,} of {len(facts['predictions']):,}"
+        share = f"{faulty:,} of {len(figures['predictions']):,}"
         yield f"- Faults were found in {share} test outputs, such as what the source does not say, or what is left out."
 
 
-def _use(facts: Facts) -> Iterator[str]:
-    tokenize, predict = facts["params"]["tokenize"], facts["params"]["predict"]
-    lines = [line.replace("NEW_TOKENS", str(predict["max_new_tokens"])) for line in _USE[_PIPELINES[facts["class"]]]]
+def _use(figures: Figures) -> Iterator[str]:
+    tokenize, predict = figures["params"]["tokenize"], figures["params"]["predict"]
+    lines = [line.replace("NEW_TOKENS", str(predict["max_new_tokens"])) for line in _USE[_PIPELINES[figures["class"]]]]
     yield from ("", "## Use", "", "```python", *lines, "```", "")
     form = "a conversation in the model's chat template, whose message is" if tokenize["as_chat"] else "a source, as in"
     yield f"`FOLDER` is this folder. `prompt` is {form} `{json.dumps(tokenize['prompt'], ensure_ascii=False)}`."
     yield f"Decoding of the results: {predict['strategy']}, at most {predict['max_new_tokens']} new tokens."
 
 
-def _data(prepare: Facts) -> Iterator[tuple[str, ...]]:
+def _data(prepare: Figures) -> Iterator[tuple[str, ...]]:
     for name, values in prepare.items():
         if isinstance(values, Mapping) and values.keys() == set(SPLITS):
             yield (in_words(name), *(plain(values[split]) for split in SPLITS))

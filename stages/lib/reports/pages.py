@@ -1,7 +1,7 @@
 """Self-contained HTML pages: the report of a run, and a comparison of runs.
 
 A page loads nothing, and its content security policy forbids that it does: texts of the data can neither run code nor
-reach a network. Equal facts give equal bytes.
+reach a network. Equal figures give equal bytes.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from stages.lib.reports.word_differences import word_differences
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_TRIALS = 50
 
-Facts = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 
-def report_page(facts: Facts) -> str:
+def report_page(figures: Figures) -> str:
     """The report of a run.
 
-    `facts`: task, model, examples, groups; scores and diagnostics {name: {score, better: higher or lower, signature,
+    `figures`: task, model, examples, groups; scores and diagnostics {name: {score, better: higher or lower, signature,
     and where known low, high, smallest_difference, before_training, ceiling, floors {name: value}}}; properties {name:
     share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}; notes [line]; breakdowns [{by,
     value, examples, small, score, result, and where known low, high}]; curve {training and validation: [[update,
@@ -35,45 +35,45 @@ def report_page(facts: Facts) -> str:
     params {stage: {name: value}}, the settings; predictions, the worst first [{id, source, references, prediction,
     faults [line], scores {name: value}}].
     """
-    scores, diagnostics, goals = facts["scores"], facts["diagnostics"], facts["goals"]
+    scores, diagnostics, goals = figures["scores"], figures["diagnostics"], figures["goals"]
     every = {**scores, **diagnostics}
-    data, shown = embedded(facts["predictions"], facts["headline"], every)
-    splits = [split for split in SPLITS if split in facts["prepare"].get("examples", {})]
+    data, shown = embedded(figures["predictions"], figures["headline"], every)
+    splits = [split for split in SPLITS if split in figures["prepare"].get("examples", {})]
     return _page(
         "report.html.j2",
         script=(_TEMPLATES / "predictions.js").read_text("utf-8"),
-        facts=facts,
+        figures=figures,
         every=every,
-        headline=[_score_row(name, scores[name], goals.get(name)) for name in facts["headline"]],
-        others=[_score_row(name, scores[name], goals.get(name)) for name in scores if name not in facts["headline"]],
+        headline=[_score_row(name, scores[name], goals.get(name)) for name in figures["headline"]],
+        others=[_score_row(name, scores[name], goals.get(name)) for name in scores if name not in figures["headline"]],
         diagnostics=[_score_row(name, diagnostics[name], goals.get(name)) for name in diagnostics],
         goals=[{**_score_row(name, every[name], goal), **goal} for name, goal in goals.items()],
         signatures=[(name, score["signature"]) for name, score in every.items()],
-        properties=[(in_words(name), value) for name, value in facts["properties"].items()],
-        breakdowns=_by_score(facts["breakdowns"]),
-        curves=curves(facts["curve"]),
-        trials=_trials(facts["trials"]),
-        settings=list(flattened(facts["params"])),
-        train=[(in_words(name), value) for name, value in flattened(facts["train"])],
+        properties=[(in_words(name), value) for name, value in figures["properties"].items()],
+        breakdowns=_by_score(figures["breakdowns"]),
+        curves=curves(figures["curve"]),
+        trials=_trials(figures["trials"]),
+        settings=list(flattened(figures["params"])),
+        train=[(in_words(name), value) for name, value in flattened(figures["train"])],
         splits=splits,
-        by_split=_by_split(facts["prepare"], facts["tokenize"], splits),
-        account=[(in_words(name), value) for name, value in flattened(facts["prepare"]) if not _is_of_split(name)],
+        by_split=_by_split(figures["prepare"], figures["tokenize"], splits),
+        account=[(in_words(name), value) for name, value in flattened(figures["prepare"]) if not _is_of_split(name)],
         data=data,
         shown=shown,
     )
 
 
-def comparison_page(facts: Facts) -> str:
+def comparison_page(figures: Figures) -> str:
     """A comparison of revisions with the first one; each comparison is a section, its verdict first.
 
-    `facts`: revisions [{name, commit, task, model, examples}]; comparisons [{first, second, examples, groups, notes
+    `figures`: revisions [{name, commit, task, model, examples}]; comparisons [{first, second, examples, groups, notes
     [line], refused {name: line}, scores {name: {first, second, difference, low, high, p, p_holm, wins, losses,
     ties, better: higher or lower, smallest_difference, verdict: better, worse or undecided, headline: bool}},
     breakdowns [{by, value, examples, small, score, first, second, difference, low, high}], changed [{source,
     references, first, second, score, first_score, second_score, verdict: better or worse}], params [{name, first,
     second}], data [{what, first, second}], verdict: a sentence}].
     """
-    return _page("comparison.html.j2", script="", facts=facts, comparisons=list(map(_pair, facts["comparisons"])))
+    return _page("comparison.html.j2", script="", figures=figures, comparisons=list(map(_pair, figures["comparisons"])))
 
 
 def _page(template: str, script: str, **values: Any) -> str:
@@ -108,7 +108,7 @@ def _page(template: str, script: str, **values: Any) -> str:
     return page.encode("utf-8", "backslashreplace").decode()  # UTF-8 has no lone surrogates
 
 
-def _score_row(name: str, score: Facts, goal: Facts | None) -> dict[str, Any]:
+def _score_row(name: str, score: Figures, goal: Figures | None) -> dict[str, Any]:
     score, marks = _with_ends(score), marks_of(score, goal)
     return {
         **score,
@@ -119,25 +119,25 @@ def _score_row(name: str, score: Facts, goal: Facts | None) -> dict[str, Any]:
     }
 
 
-def _with_ends(row: Facts) -> dict[str, Any]:
+def _with_ends(row: Figures) -> dict[str, Any]:
     """With an entry for what may be unknown."""
     return {**row, **{name: finite(row.get(name)) for name in ("low", "high", "smallest_difference")}}
 
 
-def _by_score(rows: Iterable[Facts]) -> dict[str, dict[str, list[Facts]]]:
+def _by_score(rows: Iterable[Figures]) -> dict[str, dict[str, list[Figures]]]:
     """Score -> what it is broken down by -> rows, in the given order."""
-    grouped: dict[str, dict[str, list[Facts]]] = {}
+    grouped: dict[str, dict[str, list[Figures]]] = {}
     for row in rows:
         grouped.setdefault(row["score"], {}).setdefault(row["by"], []).append(_with_ends(row))
     return grouped
 
 
-def _common_decimals(rows: Sequence[Facts], name: str) -> int:
+def _common_decimals(rows: Sequence[Figures], name: str) -> int:
     """As many as the surest of the rows supports, so that their numbers stand one below the other."""
     return max(decimals(row[name] or row.get("first", 0), row["low"], row["high"]) for row in rows)
 
 
-def _trials(trials: Sequence[Facts]) -> dict[str, Any] | None:
+def _trials(trials: Sequence[Figures]) -> dict[str, Any] | None:
     """The best 50, in their order. `settings` names the columns."""
     losses = [row["validation_loss"] for row in trials if row["validation_loss"] is not None]
     if not losses:
@@ -160,7 +160,7 @@ def _trials(trials: Sequence[Facts]) -> dict[str, Any] | None:
     }
 
 
-def _by_split(prepare: Facts, tokenize: Facts, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _by_split(prepare: Figures, tokenize: Figures, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Count -> split -> value: those that prepare keeps by split, and all of tokenize."""
     counts: dict[str, dict[str, Any]] = {}
     for name, values in prepare.items():
@@ -176,7 +176,7 @@ def _is_of_split(name: str) -> bool:
     return name.partition(".")[2] in SPLITS
 
 
-def _pair(comparison: Facts) -> dict[str, Any]:
+def _pair(comparison: Figures) -> dict[str, Any]:
     rows = [_difference_row(name, score) for name, score in comparison["scores"].items()]
     verdicts = {row["verdict"] for row in rows if row["headline"]}
     return {
@@ -193,7 +193,7 @@ def _pair(comparison: Facts) -> dict[str, Any]:
     }
 
 
-def _difference_row(name: str, score: Facts) -> dict[str, Any]:
+def _difference_row(name: str, score: Figures) -> dict[str, Any]:
     score = _with_ends(score)
     scale, smallest = difference_scale([score], score["better"]), score["smallest_difference"]
     return {
@@ -205,14 +205,14 @@ def _difference_row(name: str, score: Facts) -> dict[str, Any]:
     }
 
 
-def _side(row: Facts, better: str) -> str:
+def _side(row: Figures, better: str) -> str:
     """Whether the interval of a difference lies on one side of 0."""
     if row["low"] is None or row["high"] is None or row["low"] <= 0 <= row["high"]:
         return "undecided"
     return "better" if (row["low"] > 0) == (better == "higher") else "worse"
 
 
-def _changed(example: Facts) -> dict[str, Any]:
+def _changed(example: Figures) -> dict[str, Any]:
     first, second = word_differences(shortened(example["first"]), shortened(example["second"]))
     largest = max(abs(example["first_score"]), abs(example["second_score"]))
     return {

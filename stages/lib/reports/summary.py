@@ -1,4 +1,4 @@
-"""What a run is told as: the lean metrics of git, all scores, the facts of the pages, and the lines of the terminal."""
+"""What a run is told as: the lean metrics of git, all scores, the figures of the pages, the lines of the terminal."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ def _ends(interval: Interval) -> dict[str, float]:
     return {"low": rounded(interval.low, interval), "high": rounded(interval.high, interval)}
 
 
-def page_facts(
+def page_figures(
     results: Results, about: About, stats: Mapping[str, Any], curve: Any, trials: Any, shown: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the pages show. `stats` holds those of each stage; `shown` the predictions, worst first."""
