@@ -1,7 +1,7 @@
 """Predictions and every stage's report -> scores, plots, tables and pages.
 
-Reads:  predictions.jsonl of data/predict/ and data/predict_base/, no_input.json, data/prepare/train/ (what training has
-        seen) and labels.json, and report/ of the stages before.
+Reads:  data/predict/ (predictions.jsonl, no_input.json, settings.json), data/predict_base/predictions.jsonl,
+        data/prepare/train/ (what training has seen) and labels.json, and report/ of the stages before.
 Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run), scores.json (all, and how each was
         computed), <stage>.json, predictions.md (the worst and the best), {prepare,tokenize}.md (examples of the data)
         and plots/*.csv. For DVC, in data/evaluate/: scores.parquet (the scores of every example, for comparisons),
@@ -51,9 +51,8 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
         raise UserError(f"evaluate: no predictions in {source / 'predict'}: no example of the test split was tokenized")
     labels = read_labels(source / "prepare/labels.json")
     no_input = read_json(source / "predict/no_input.json")["prediction"]
-    results = measure(
-        after, before, some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES), labels, no_input, params
-    )
+    train = some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES)
+    results = measure(after, before, train, labels, no_input, params)
     about = {"task": scenario, **_settings(source)}
     stats = {stage: read_json(source / stage / "report/stats.json") for stage in REPORTS}
     write_json(target / "evaluate.json", lean(results, about))
@@ -72,7 +71,7 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     write_text(pages / "README.md", model_card(figures))
     print("\n".join(terminal(results, about)))
     if params.fail_on_missed_goal:
-        _check_goals(results)
+        _fail_on_missed_goals(results)
 
 
 def _settings(source: Path) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], ranking: 
     write_page(path, f"Predictions, by their faults, then by {ranking}", sections)
 
 
-def _check_goals(results: Results) -> None:
+def _fail_on_missed_goals(results: Results) -> None:
     """Raises UserError with a line for each goal that is missed."""
     if missed := {name: goal for name, goal in results.goals.items() if goal.verdict == "missed"}:
         raise UserError(

@@ -66,9 +66,9 @@ def _described(name: str, score: Score, results: Results) -> dict[str, Any]:
         found["smallest_difference"] = _significant(interval.smallest_difference, 2)
     if name in results.before:
         found["before_training"] = _significant(results.before[name])
-    if limits := {bound: _significant(value) for bound, value in results.bounds.get(name, {}).items()}:
-        found["ceiling"] = limits.pop(CEILING)
-        found["floors"] = limits
+    if bounds := {bound: _significant(value) for bound, value in results.bounds.get(name, {}).items()}:
+        found["ceiling"] = bounds.pop(CEILING)
+        found["floors"] = bounds
     return found
 
 
@@ -108,8 +108,8 @@ def terminal(results: Results, about: About) -> Iterator[str]:
     for name, score in (results.scores | results.diagnostics).items():
         interval = results.intervals[name]
         before = f"{_significant(results.before[name], 4):g}" if name in results.before else ""
-        arrow = "+" if score.higher_is_better else "-"
-        yield f"{arrow} {name:<24}{_fixed(score.value, interval):>10}  {span(interval):<20}{before:>16}".rstrip()
+        sign = "+" if score.higher_is_better else "-"
+        yield f"{sign} {name:<24}{_fixed(score.value, interval):>10}  {span(interval):<20}{before:>16}".rstrip()
     yield "  + higher is better, - lower is better"
     for name, goal in results.goals.items():
         needs = f"; about {goal.needs:,} test examples would decide it" if goal.needs else ""

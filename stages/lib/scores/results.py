@@ -71,13 +71,13 @@ def measure(
         UserError: the predictions before training are of other examples, there is a goal for a score that this task has
             not, a metric can't read the sources, or the sentence encoder can't be loaded.
     """
-    _check_pairs(after, before)
+    _check_same_examples(after, before)
     slots = None if labels else Slots.learn((own.source, own.references) for own in train)
     slots = slots and slots.knowing(own.source for own in after)
     scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
     signs, groups = diagnostics(after, bool(labels)), [own.group for own in after]
     found = intervals(scores | signs, groups)
-    _check_goals(params, found)
+    _check_names_of_goals(params, found)
     some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
     bounds = _bounds(bound_predictions(some, train, labels, no_input), params, labels, slots)
     headline = list(_headline(scores, bounds, params))
@@ -106,12 +106,12 @@ def measure(
     )
 
 
-def _check_pairs(after: Sequence[Prediction], before: Sequence[Prediction]) -> None:
+def _check_same_examples(after: Sequence[Prediction], before: Sequence[Prediction]) -> None:
     if before and [own.id for own in before] != [own.id for own in after]:
         raise UserError("evaluate: predict and predict-base have predictions for other examples; run `make repro`")
 
 
-def _check_goals(params: Evaluate, found: Mapping[str, Interval]) -> None:
+def _check_names_of_goals(params: Evaluate, found: Mapping[str, Interval]) -> None:
     if unknown := sorted(params.goals.keys() - found.keys()):
         raise UserError(
             f"evaluate -> goals: {name}: this run has no such score; it has {', '.join(found)}" for name in unknown
