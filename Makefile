@@ -31,7 +31,9 @@ test: $(TEST_READY)  ## the tests
 
 bench: $(TEST_READY)  ## the measurements, after make repro; CHECKPOINT=folder: a causal model to start from
 	@python -m tests.benchmarks.data_scale
+	@python -m tests.benchmarks.data_cost
 	@python -m tests.benchmarks.data_speed
+	@python -m tests.benchmarks.stage_growth
 	@python -m tests.benchmarks.near_duplicates
 	@python -m tests.benchmarks.json_lists
 	@python -m tests.benchmarks.start_up

@@ -2,10 +2,10 @@
 
 Reads:  data/predict/ (predictions.jsonl, no_input.json, settings.json), data/predict_base/predictions.jsonl,
         data/prepare/train/ (what training has seen) and labels.json, and report/ of the stages before.
-Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run), scores.json (all, and how each was
-        computed), <stage>.json, predictions.md (the worst and the best), {prepare,tokenize}.md (examples of the data)
-        and plots/*.csv. For DVC, in data/evaluate/: scores.parquet (the scores of every example, for comparisons),
-        report.html and README.md (the model card).
+Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run; none if test has no answers),
+        scores.json (all, and how each was computed), <stage>.json, predictions.md (the worst and the best),
+        {prepare,tokenize}.md (examples of the data) and plots/*.csv. For DVC, in data/evaluate/: scores.parquet (the
+        scores of every example, for comparisons), report.html and README.md (the model card).
 Random: the resamples that intervals come from; they are the same in every run.
 """
 
@@ -21,12 +21,12 @@ from stages.lib.core.process import UserError, launch
 from stages.lib.core.words import count_words
 from stages.lib.params.evaluate import Evaluate
 from stages.lib.records.examples import read_labels, some_questions
-from stages.lib.records.predictions import Prediction, read_predictions
+from stages.lib.records.predictions import read_predictions
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
 from stages.lib.reports.summary import full, lean, page_figures, rounded, terminal, told
 from stages.lib.scores.labels import confusion
-from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, Results, measure
+from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, NO_ANSWERS, Results, measure
 from stages.lib.scores.scored import scored, write_scored
 
 SOURCE = Path("data")
@@ -62,10 +62,10 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     for stage in PREVIEWS:
         write_text(target / f"{stage}.md", (source / stage / "report/preview.md").read_text("utf-8"))
     curve, trials = read_json(source / "train/report/curve.json"), _trials(source)
-    worst_first = _worst_first(after, results)
-    _write_plots(target / "plots", after, results, labels, curve, trials)
-    _write_table(target / "predictions.md", worst_first, results.ranking, params.shown_predictions)
-    write_scored(pages / "scores.parquet", scored(after, results.scores | results.diagnostics))
+    worst_first = _worst_first(results)
+    _write_plots(target / "plots", results, labels, curve, trials)
+    _write_table(target / "predictions.md", worst_first, results, params.shown_predictions)
+    write_scored(pages / "scores.parquet", scored(results.predictions, results.scores | results.diagnostics))
     figures = page_figures(results, about, stats, curve, trials, worst_first)
     write_text(pages / "report.html", report_page(figures))
     write_text(pages / "README.md", model_card(figures))
@@ -82,26 +82,25 @@ def _settings(source: Path) -> dict[str, Any]:
     return {**model, "params": settings}
 
 
-def _worst_first(predictions: Sequence[Prediction], results: Results) -> list[dict[str, Any]]:
+def _worst_first(results: Results) -> list[dict[str, Any]]:
     """Those with the most faults first; of equally many, those with the lowest score."""
-    entries = list(told(predictions, results))
-    return sorted(entries, key=lambda entry: (-len(entry["faults"]), entry["rank"]))
+    return sorted(told(results), key=lambda entry: (-len(entry["faults"]), entry["rank"]))
 
 
 def _write_plots(
     folder: Path,
-    predictions: Sequence[Prediction],
     results: Results,
     labels: Sequence[str],
     curve: Mapping[str, Any],
     trials: Sequence[Mapping[str, Any]],
 ) -> None:
+    answered = results.predictions if results.has_answers else []
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
-    shown = predictions[:: -(-len(predictions) // _MOST_POINTS)]
+    shown = answered[:: -(-len(answered) // _MOST_POINTS) or 1]
     lengths = [(count_words(own.references[0]), count_words(own.prediction)) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
-    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(predictions) if labels else ())
+    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(answered) if labels else ())
     ended = [(_title(own), own["validation_loss"]) for own in trials if own["validation_loss"] is not None]
     _write_csv(folder / "trials.csv", ("trial", "validation_loss"), ended)
     _write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
@@ -135,8 +134,13 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], ranking: str, shown: int) -> None:
-    sections = []
+def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], results: Results, shown: int) -> None:
+    if not results.has_answers:
+        texts = [(entry["source"], entry["prediction"]) for entry in worst_first[:shown]]
+        sentence = ("", f"{NO_ANSWERS.capitalize()}.")
+        write_page(path, "Predictions", [sentence, table("The first", ("source", "prediction"), texts)])
+        return
+    ranking, sections = results.ranking, []
     for title, entries in (("Worst", worst_first[:shown]), ("Best", worst_first[::-1][:shown])):
         rows = [
             (", ".join(e["faults"]), f"{e['rank']:.1f}", e["source"], e["prediction"], e["references"][0])
@@ -147,12 +151,16 @@ def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], ranking: 
 
 
 def _fail_on_missed_goals(results: Results) -> None:
-    """Raises UserError with a line for each goal that is missed."""
-    if missed := {name: goal for name, goal in results.goals.items() if goal.verdict == "missed"}:
-        raise UserError(
-            f"evaluate -> goals: {name} is {goal.score:.4g}, and its goal is {goal.goal:g}"
-            for name, goal in missed.items()
-        )
+    """Raises UserError with a line for each goal that is missed, and one for those that can't be checked."""
+    lines = [
+        f"evaluate -> goals: {name} is {goal.score:.4g}, and its goal is {goal.goal:g}"
+        for name, goal in results.goals.items()
+        if goal.verdict == "missed"
+    ]
+    if unknown := [name for name, goal in results.goals.items() if goal.verdict == "not measured"]:
+        lines.append(f"evaluate -> goals: {', '.join(unknown)} can't be checked: {NO_ANSWERS}")
+    if lines:
+        raise UserError(lines)
 
 
 if __name__ == "__main__":

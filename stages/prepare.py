@@ -2,14 +2,17 @@
 
 Reads:  the raw files of the scenario, in `prepare.folder`, or a data set on the hub.
 Writes: data/prepare/{train,validation,test}/ (shards), labels.json (the words that a target can be; none for free text)
-        and report/: stats.json (rows read = rows kept + rows rejected), settings.json, rejected.jsonl (rows that are
-        not used: file, line, reason, the row) and preview.md (some rows of each split, and some rejected ones).
-Random: nothing. The split of a source depends only on the source and `prepare.seed`, so new rows never move old ones.
+        and report/: stats.json (rows read = rows kept + rows rejected, and the same of lines), settings.json,
+        rejected.jsonl (rows that are not used: file, line, reason, the row) and preview.md (some rows of each split,
+        and some rejected ones).
+Random: nothing. The split of a row depends only on its content and `prepare.seed`; with `split.by: stratum` and `order`
+        on the other rows too.
 """
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.core.worker_pool import available_cores, in_batches, ordered_map
+from stages.lib.ingest.disk import check_disk
 from stages.lib.ingest.duplicates_and_splits import RowDatabase
-from stages.lib.ingest.formats import Row
+from stages.lib.ingest.known_ngrams import KnownNgrams
 from stages.lib.ingest.readers import Origin, origins, read_rows
 from stages.lib.ingest.row_cleaner import RowBatch, RowCleaner
+from stages.lib.ingest.rows import Row
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Limits, Prepare
 from stages.lib.records.examples import SPLITS, Example, Split, write_examples, write_labels
@@ -30,10 +35,10 @@ from stages.lib.records.examples import SPLITS, Example, Split, write_examples, 
 TARGET = Path("data/prepare")
 
 _BATCH_ROWS = 4096
-_SHOWN_QUESTIONS = 20  # per split; one conversation may have many
 _REJECTED_COLUMNS = ("file", "line", "detail", "row")
 _DUPLICATE = ("duplicate", "near_duplicate")
-_LEAKED = ("in_test", "in_validation", "near_test", "near_validation")
+_LEAKED = ("in_test", "in_validation", "near_test", "near_validation", "in_known_test")
+_REPEATED = "prefix"  # a conversation that a longer one begins with: no fault of the data
 
 
 @dataclass
@@ -41,8 +46,11 @@ class Stats:
     """What became of the rows, in counts."""
 
     read: Counter[Split] = field(default_factory=Counter)
+    skipped_lines: Counter[str] = field(default_factory=Counter)  # header, blank ...: lines of no row
     changed: Counter[str] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    unread_fields: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # reason -> its first rows
 
@@ -58,7 +66,8 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
     shutil.rmtree(cleaned, ignore_errors=True)
     cleaned.mkdir(parents=True)
     try:
-        stats = _clean(found, params, cleaned, workers)
+        check_disk(found, params, cleaned)
+        stats = _clean(found, params, RowCleaner(params, cleaned, _known_ngrams(params, source)), workers)
         database = RowDatabase(cleaned, params, workers or available_cores())
         _decide(database)
         rejected = _counted(database.rejected_rows([origin.name for origin in found]), stats, params.shown_examples)
@@ -79,24 +88,38 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
     finally:
         shutil.rmtree(cleaned)
     examples = ", ".join(f"{counts[split]['examples']:,} {split}" for split in SPLITS)
-    print(f"prepare: {summary['rows_read']:,} rows -> examples: {examples}; {summary['rows_rejected']:,} rows rejected")
+    unread = f"; fields that nothing reads: {', '.join(sorted(stats.unread_fields))}" if stats.unread_fields else ""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in stats.rejected.most_common(3))
+    print(
+        f"prepare: {summary['rows_read']:,} rows -> examples: {examples}; {summary['rows_rejected']:,} rows rejected"
+        f"{f' ({reasons})' if reasons else ''}{unread}"
+    )
 
 
-def _clean(found: list[Origin], params: Prepare, cleaned: Path, workers: int | None) -> Stats:
+def _known_ngrams(params: Prepare, source: Path) -> KnownNgrams | None:
+    """Raises UserError if the file is broken, before the first row is read."""
+    if params.known_ngrams is None:
+        return None
+    known = KnownNgrams(source / params.known_ngrams)
+    len(known)
+    return known
+
+
+def _clean(found: list[Origin], params: Prepare, clean: RowCleaner, workers: int | None) -> Stats:
     stats = Stats()
-    clean = RowCleaner(params, cleaned)
-    clean(RowBatch(0, 0, 0, "train", []))  # the tables must exist, even without rows
-    for report in ordered_map(clean, _batches(found, params), workers):
+    for report in ordered_map(clean, _batches(found, params, stats.skipped_lines), workers):
         stats.read[report.split] += report.read
         stats.changed.update(report.changed)
         stats.masked.update(report.masked)
+        stats.notes.update(report.notes)
+        stats.unread_fields.update(report.unread_fields)
     return stats
 
 
-def _batches(found: list[Origin], params: Prepare) -> Iterator[RowBatch]:
-    number, first = 1, 0
+def _batches(found: list[Origin], params: Prepare, skipped: Counter[str]) -> Iterator[RowBatch]:
+    number, first = 0, 0
     for place, origin in enumerate(found):
-        for rows in in_batches(read_rows(origin, params), Row.characters, _BATCH_ROWS):
+        for rows in in_batches(read_rows(origin, params, skipped), Row.characters, _BATCH_ROWS):
             yield RowBatch(number, first, place, origin.split, rows)
             number, first = number + 1, first + len(rows)
 
@@ -105,6 +128,7 @@ def _decide(database: RowDatabase) -> None:
     database.drop_duplicates()
     database.assign_splits()
     database.drop_leaks()
+    database.drop_beginnings()
     database.drop_near_duplicates()
 
 
@@ -124,18 +148,33 @@ def _summary(stats: Stats, database: RowDatabase, counts: dict[Split, dict[str, 
         "rows_rejected": stats.rejected.total(),
         "rows_kept": database.rows_kept(),
         "rows_read_for": stats.read,
+        "lines": _lines(stats, database),
         "rejected": stats.rejected,
         "examples": {split: counts[split]["examples"] for split in SPLITS},
         "references": {split: counts[split]["references"] for split in SPLITS},
         "texts_changed": stats.changed,
         "masked": stats.masked,
+        "notes": stats.notes,
+        "unread_fields": stats.unread_fields,
         "overlaps": database.overlaps(),
+    }
+
+
+def _lines(stats: Stats, database: RowDatabase) -> dict[str, int]:
+    """Where each line of the files is: read = kept + rejected + those of no row. A row of parquet, arrow, xlsx or the
+    hub is one line."""
+    kept, rejected = database.lines()
+    return {
+        "read": kept + rejected + stats.skipped_lines.total(),
+        "kept": kept,
+        "rejected": rejected,
+        **{name: count for name, count in sorted(stats.skipped_lines.items()) if count},
     }
 
 
 def _check(stats: Stats, counts: dict[Split, dict[str, int]], limits: Limits, target: Path) -> None:
     """Raises UserError if too many rows are lost, or if a split is empty."""
-    unusable = [reason for reason in stats.rejected if reason not in _DUPLICATE + _LEAKED]
+    unusable = [reason for reason in stats.rejected if reason not in (*_DUPLICATE, *_LEAKED, _REPEATED)]
     losses = {"rejected": ("unusable", unusable), "duplicate": ("duplicates", _DUPLICATE), "leak": ("leaks", _LEAKED)}
     lines, causes, read = [], [], stats.read.total()
     for name, (words, reasons) in losses.items():
@@ -146,14 +185,15 @@ def _check(stats: Stats, counts: dict[Split, dict[str, int]], limits: Limits, ta
                 f"allows; they are in {target / 'report/rejected.jsonl'}"
             )
             causes += [reason for reason in reasons if stats.rejected[reason]]
-    causes.sort(key=lambda reason: -stats.rejected[reason])
-    lines += [_cause(stats, reason) for reason in causes[:10]]
     if not lines and (empty := [split for split in SPLITS if not counts[split]["examples"]]):
         lines.append(
             f"prepare: no examples for {', '.join(empty)} among {read:,} rows; {stats.rejected.total():,} of them were "
             f"rejected; see the files and fractions of the splits in params.yaml -> prepare, and "
             f"{target / 'report/rejected.jsonl'}"
         )
+        causes = list(stats.rejected)
+    causes.sort(key=lambda reason: -stats.rejected[reason])
+    lines += [_cause(stats, reason) for reason in causes[:10]]
     if lines:
         raise UserError(lines)
 
@@ -180,12 +220,17 @@ def _write_split(folder: Path, examples: Iterator[Example], count: int, shown: i
 
 def _preview(shown: dict[Split, list[Example]], stats: Stats) -> Iterator[Iterable[str]]:
     for split, examples in shown.items():
-        questions = [question for example in examples for question in example.questions()][:_SHOWN_QUESTIONS]
-        rows = [(question.source, " ⏎ ".join(question.references)) for question in questions]
+        last = [list(example.questions())[-1] for example in examples]  # of a conversation, with all before it
+        rows = [(question.source, " ⏎ ".join(question.references)) for question in last]
         yield table(f"Some of {split}", ("source", "targets"), rows)
     for reason, rejected in stats.shown.items():
-        cells = [tuple(row[name] for name in _REJECTED_COLUMNS) for row in rejected]
+        cells = [(row["file"], row["line"], row["detail"], _row_text(row["row"])) for row in rejected]
         yield table(f"Rejected: {reason} ({stats.rejected[reason]:,} rows)", _REJECTED_COLUMNS, cells)
+
+
+def _row_text(values: Mapping[str, Any]) -> str:
+    """As it stands in the file, if it can't be parsed."""
+    return str(values["raw"]) if values.keys() == {"raw"} else json.dumps(values, ensure_ascii=False)
 
 
 if __name__ == "__main__":

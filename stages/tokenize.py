@@ -10,8 +10,9 @@ Random: nothing. A new vocabulary is learned from the train split only.
 
 import os
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from stages.lib.checkpoint.without_torch import import_transformers_without_torc
 if __name__ == "__main__":
     import_transformers_without_torch()
 
+import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -44,7 +46,6 @@ from stages.lib.records.chats import render
 from stages.lib.records.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
 from stages.lib.records.tokenized_examples import (
     Label,
-    TokenizedDataset,
     TokenizedExample,
     write_label_ids,
     write_tokenized_examples,
@@ -68,7 +69,6 @@ class Stats:
 
     examples: int
     tokenized: int = 0
-    kept_tokens: Counter[str] = field(default_factory=Counter)
     unknown_tokens: int = 0
     tried: int = 0  # tokenized examples, kept and rejected
     source_lengths: Counter[int] = field(default_factory=Counter)
@@ -77,6 +77,10 @@ class Stats:
     first_detail: dict[str, str] = field(default_factory=dict)  # reason -> what is wrong with the first
     sources_truncated: int = 0
     targets_split: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # by the chat template: reasoning, tools, thoughts
+    special_as_text: int = 0  # examples whose texts hold special tokens, which are plain text there
+    source_lengths_kept: "array[int]" = field(default_factory=lambda: array("i"))  # of tokenized examples
+    target_lengths_kept: "array[int]" = field(default_factory=lambda: array("i"))
     shown: list[TokenizedExample] = field(default_factory=list)
 
 
@@ -107,16 +111,19 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
     write_json(target / "report/settings.json", params.model_dump(mode="json"))
     write_json(target / "report/stats.json", {split: _summary(stats) for split, stats in by_split.items()})
     _check(by_split, params, target)
-    for split in SPLITS:
-        check_fits(model, tokenizer, labels, TokenizedDataset(target / split))
+    for stats in by_split.values():
+        lengths = (np.asarray(kept) for kept in (stats.source_lengths_kept, stats.target_lengths_kept))
+        check_fits(model, tokenizer, labels, *lengths)
     write_page(target / "report/preview.md", "Data, as tokenized", _preview(by_split, tokenizer))
     counts = ", ".join(f"{stats.tokenized:,} {split}" for split, stats in by_split.items())
     rejected = sum(stats.rejected.total() for stats in by_split.values())
-    speed = sum(stats.kept_tokens.total() for stats in by_split.values()) / seconds
+    tokens = sum(sum(stats.source_lengths_kept) + sum(stats.target_lengths_kept) for stats in by_split.values())
     print(
         f"tokenize: vocabulary of {len(tokenizer):,} tokens; tokenized examples: {counts}; {rejected:,} rejected; "
-        f"{speed:,.0f} tokens a second"
+        f"{tokens / seconds:,.0f} tokens a second"
     )
+    for line in _remarks(by_split.values()):
+        print(f"tokenize: {line}")
 
 
 def _check_use(params: Tokenize, family: Family, train: Path) -> None:
@@ -128,6 +135,11 @@ def _check_use(params: Tokenize, family: Family, train: Path) -> None:
         if is_free_text and family != "causal":
             raise UserError(
                 f"tokenize: free text (a scenario without source) needs a causal model; this one is {family}"
+            )
+        if example.turns and params.truncation == "right":
+            raise UserError(
+                "tokenize -> truncation: right would cut the question that a conversation ends with; write left, which "
+                "drops its oldest turns"
             )
         if params.packing and not is_free_text:
             raise UserError("tokenize: only free text can be packed (packing: true); examples with a source can't")
@@ -197,6 +209,8 @@ def _count_texts(encoded: Encoded, stats: Stats) -> None:
     stats.rejected.update(problem.reason for problem in encoded.problems)
     stats.sources_truncated += encoded.sources_truncated
     stats.targets_split += encoded.targets_split
+    stats.left_out.update(encoded.left_out)
+    stats.special_as_text += encoded.special_as_text
 
 
 def _counted(batches: Iterable[list[TokenizedExample]], stats: Stats, shown: int) -> Iterator[list[TokenizedExample]]:
@@ -207,8 +221,8 @@ def _counted(batches: Iterable[list[TokenizedExample]], stats: Stats, shown: int
             if len(stats.shown) < min(shown, stats.tokenized // every + 1):
                 stats.shown.append(tokenized)
             stats.tokenized += 1
-            stats.kept_tokens["source"] += len(tokenized.source_ids)
-            stats.kept_tokens["target"] += len(tokenized.target_ids)
+            stats.source_lengths_kept.append(len(tokenized.source_ids))
+            stats.target_lengths_kept.append(len(tokenized.target_ids))
         yield batch
 
 
@@ -231,9 +245,11 @@ def _summary(stats: Stats) -> dict[str, Any]:
         "rejected": stats.rejected,
         "sources_truncated_fraction": _share(stats.sources_truncated, stats.source_lengths.total(), 4),
         "targets_split_fraction": _share(stats.targets_split, stats.target_lengths.total(), 4),
+        "left_out_by_template": stats.left_out,
+        "examples_with_special_tokens_as_text": stats.special_as_text,
         "unknown_token_fraction": _share(stats.unknown_tokens, read, 6),
-        "source_tokens": {"total": stats.kept_tokens["source"]} | _percentiles(stats.source_lengths),
-        "target_tokens": {"total": stats.kept_tokens["target"]} | _percentiles(stats.target_lengths),
+        "source_tokens": {"total": sum(stats.source_lengths_kept)} | _percentiles(stats.source_lengths),
+        "target_tokens": {"total": sum(stats.target_lengths_kept)} | _percentiles(stats.target_lengths),
     }
 
 
@@ -252,6 +268,19 @@ def _percentiles(lengths: Counter[int]) -> dict[str, int]:
             if seen >= share * lengths.total():
                 found.setdefault(name, length)
     return found
+
+
+def _remarks(all_stats: Collection[Stats]) -> Iterator[str]:
+    """What is right as it is, and perhaps not meant."""
+    if special := sum(stats.special_as_text for stats in all_stats):
+        yield (
+            f"{special:,} examples have special tokens in their texts, where they are plain text; for chats that are "
+            f"rendered already, see prepare.conversation.turn"
+        )
+    for name in sorted({name for stats in all_stats for name in stats.left_out}):
+        count = sum(stats.left_out[name] for stats in all_stats)
+        unit = "conversations" if name == "tools" else "answers"
+        yield f"the chat template leaves out {name} of {count:,} {unit}"
 
 
 def _check(by_split: Mapping[Split, Stats], params: Tokenize, target: Path) -> None:

@@ -7,9 +7,11 @@ import gzip
 import io
 import json
 import lzma
+import re
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -28,7 +30,7 @@ from stages.lib.core.params import read_section
 from stages.lib.core.process import UserError
 from stages.lib.ingest import duplicates_and_splits
 from stages.lib.params.prepare import Prepare
-from stages.lib.records.examples import SPLITS, read_examples
+from stages.lib.records.examples import SPLITS, Example, read_examples
 from stages.prepare import run
 from tests.build import PARAMS
 
@@ -50,6 +52,7 @@ class Case:
 @dataclass(frozen=True)
 class Prepared:
     train: list[Row]
+    examples: list[Example]  # of train
     rejected: list[dict[str, Any]]
     stats: dict[str, Any]
     held_out: int  # references of validation and test
@@ -203,7 +206,12 @@ CSV = [
     rejects("csv-latin-1-row", "t.csv", in_csv(b"b,\xe9"), "not_decodable", 4),
     rejects("csv-half-a-utf-8-character-at-the-end", "t.csv", CSV_GOOD + b"b,\xe2\x82", "not_decodable", 5),
     rejects("csv-text-after-closing-quote", "t.csv", in_csv('"b" x,B'), "bad_quoting", 4),
-    rejects("csv-quote-closed-by-that-of-the-next-row", "t.csv", in_csv('b,"B', 'c,"C"'), "bad_quoting", 5),
+    rejects("csv-quote-closed-by-that-of-the-next-row", "t.csv", in_csv('b,"B', 'c,"C"'), "bad_quoting", 4, ("c", "C")),
+    rejects("csv-quote-never-closed-in-mid-file", "t.csv", in_csv('b,"B'), "bad_quoting", 4),
+    rejects("csv-quote-never-closed-at-the-end", "t.csv", CSV_GOOD + b'b,"B', "bad_quoting", 5),
+    rejects("csv-lone-return-between-rows", "t.csv", in_csv("b,B\rc,C"), "bad_quoting", 4),
+    rejects("csv-lone-return-in-a-field", "t.csv", in_csv("b,B\rB"), "bad_quoting", 4),
+    rejects("csv-lone-return-before-a-line-end", "t.csv", in_csv("b\r,B\r\r"), "bad_quoting", 4),
     rejects(
         "csv-line-after-a-multi-line-row",
         "t.csv",
@@ -246,7 +254,8 @@ CSV = [
     reads("csv-latin-1-named", "t.csv", LATIN, ("é", "É"), reading={"encoding": "latin-1"}),
     reads("csv-crlf", "t.csv", CSV_GOOD.replace(b"\n", b"\r\n")),
     reads("csv-cr", "t.csv", CSV_GOOD.replace(b"\n", b"\r")),
-    reads("csv-mixed-newlines", "t.csv", b"facts,text\r\ng1,G1\ng2,G2\rg3,G3"),
+    reads("csv-mixed-newlines", "t.csv", b"facts,text\r\ng1,G1\ng2,G2\r\ng3,G3"),
+    reads("csv-quoted-return", "t.csv", in_csv('"b\rb","B\r"'), ("b\rb", "B\r"), **NO_CLEANING),
     reads("csv-blank-lines", "t.csv", b"\n\r\n" + CSV_GOOD.replace(b"\n", b"\n\n")),
     reads("csv-nul-removed", "t.csv", in_csv("b\0b,B\0"), ("bb", "B")),
     reads("csv-nul-kept", "t.csv", in_csv("b\0b,B\0"), ("b\0b", "B\0"), **NO_CLEANING),
@@ -259,8 +268,6 @@ CSV = [
     ),
     reads("csv-field-over-128-kib", "t.csv", in_csv("b," + "x" * 200_000), ("b", "x" * 200_000)),
     reads("csv-name-in-capitals", "T.CSV", CSV_GOOD),
-    stops("csv-quote-never-closed-in-mid-file", "t.csv", in_csv('b,"B'), "t.csv: the quote opened on line 4"),
-    stops("csv-quote-never-closed-at-the-end", "t.csv", CSV_GOOD + b'b,"B', "t.csv: the quote opened on line 5"),
     stops("csv-utf-16-not-named", "t.csv", CSV_GOOD.decode().encode("utf-16-le"), "prepare.reading.encoding"),
     stops("csv-utf-16-cut-off", "t.csv", WIDE.encode("utf-16")[:-1], "t.csv: not in the encoding"),
     stops(
@@ -274,7 +281,7 @@ CSV = [
         "csv-column-twice", "t.csv", lines("facts,text,text", "g1,G1,G1"), "t.csv: column text is twice in the header"
     ),
     stops("csv-no-such-column", "t.csv", lines("facts,txt", "g1,G1"), "t.csv: no column text; there are facts, txt"),
-    stops("csv-semicolons", "t.csv", lines("facts;text", "g1;G1"), "no column facts, text; there are facts;text"),
+    stops("csv-semicolons", "t.csv", lines("facts;text", "g1;G1"), "set prepare.reading.delimiter: ';'"),
     stops("csv-line-end-in-the-header", "t.csv", lines('"facts\nx",text', "g1,G1"), "t.csv: no column facts"),
     stops("csv-line-end-in-a-doubled-column", "t.csv", lines('facts,text,"a\n","a\n"', "g1,G1,,"), "is twice"),
     stops("csv-bad-quoting-in-the-header", "t.csv", lines('"facts" x,text', "g1,G1"), "expected after"),
@@ -319,13 +326,10 @@ JSON_LINES = [
     bad_metadata("half-a-surrogate-pair", "lone_surrogate", at="\ud83d"),
     bad_json("missing-key", '{"facts": "b"}', "missing_field"),
     bad_json("null", record("b", None), "missing_field"),
-    bad_json("true", record(True, "B"), "no_text"),
     bad_json("object", record({"a": "b"}, "B"), "no_text"),
-    bad_json("source-is-a-list", record(["b"], "B"), "no_text"),
-    bad_json("nan", '{"facts": NaN, "text": "B"}', "no_json"),
-    bad_json("infinity", '{"facts": "b", "text": "B", "n": -Infinity}', "no_json"),
-    bad_json("number-too-large", '{"facts": "b", "text": 1e999}', "no_json"),
-    bad_json("number-of-5000-digits", '{"facts": "b", "text": ' + "9" * 5000 + "}", "no_json"),
+    bad_json("source-is-a-list-of-objects", record([{"a": "b"}], "B"), "no_text"),
+    bad_json("nan", '{"facts": NaN, "text": "B"}', "no_text"),
+    bad_json("infinity", '{"facts": "b", "text": [-Infinity]}', "no_text"),
     bad_json("key-twice", '{"facts": "b", "text": "B", "text": "C"}', "no_json"),
     bad_json("too-deep", "[" * 100_000, "no_json"),
     bad_json("cut-off", '{"facts": "b", "te', "no_json"),
@@ -337,7 +341,7 @@ JSON_LINES = [
     bad_json("comment", "// b", "no_json"),
     bad_json("raw-control-character", '{"facts": "b\tb", "text": "B"}', "no_json"),
     bad_json("mark-in-mid-file", "\ufeff" + record("b", "B"), "no_json"),
-    bad_json("list", '["b", "B"]', "no_object"),
+    bad_json("list", '["b", "B"]', "missing_field"),
     bad_json("text", '"b"', "no_object"),
     bad_json("null-for-a-row", "null", "no_object"),
     bad_json("latin-1", b'{"facts": "b", "text": "\xe9"}', "not_decodable"),
@@ -347,9 +351,8 @@ JSON_LINES = [
     bad_json("half-pair-that-looks-undecoded", r'{"facts": "b", "text": "\udc80"}', "lone_surrogate"),
     bad_json("empty-source", record(" \n", "B"), "empty_source"),
     bad_json("targets-none", record("b", []), "empty_target"),
-    bad_json("targets-with-null", record("b", ["B", None]), "missing_field"),
-    bad_json("targets-with-an-empty-one", record("b", ["B", ""]), "empty_target"),
-    bad_json("targets-in-a-list-in-a-list", record("b", [["B"]]), "no_text"),
+    bad_json("targets-of-nothing", record("b", [None, "", " "]), "empty_target"),
+    bad_json("targets-with-an-object", record("b", ["B", {"a": "C"}]), "no_text"),
     bad_json("too-short", record("b", "B"), "too_short", lengths={"target_characters": {"min": 2}}),
     bad_json("too-long", record("b b b", "B"), "too_long", lengths={"source_words": {"max": 2}}),
     bad_split("time-is-no-date", "order", record("b", "B", at="yesterday"), "no_time"),
@@ -357,7 +360,7 @@ JSON_LINES = [
     bad_split("time-out-of-range", "order", record("b", "B", at="9999-99-99"), "no_time"),
     bad_split("time-missing", "order", record("b", "B"), "missing_field", good=17.5),
     bad_split("stratum-missing", "stratum", record("b", "B"), "missing_field"),
-    bad_split("stratum-is-true", "stratum", record("b", "B", at=True), "no_text"),
+    bad_split("stratum-is-a-list", "stratum", record("b", "B", at=[1]), "no_text"),
     bad_split("stratum-is-half-a-pair", "stratum", record("b", "B", at="\ud83d"), "lone_surrogate"),
     bad_split("group-null", "group", record("b", "B", at=None), "missing_field"),
     rejects("nested-null", "t.jsonl", in_nested(nested("b", None)), "missing_field", 3, target="{a.b}"),
@@ -366,9 +369,24 @@ JSON_LINES = [
     rejects("nested-past-the-end", "t.jsonl", in_nested(nested("b", [])), "missing_field", 3, target="{a.b.0}"),
     reads("jsonl-numbers", "t.jsonl", in_jsonl(record(-7, 1.5)), ("-7", "1.5")),
     reads("jsonl-long-number", "t.jsonl", in_jsonl(record("b", 10**4000)), ("b", str(10**4000))),
+    reads("jsonl-numbers-as-written", "t.jsonl", in_jsonl('{"facts": 1.10, "text": 1e5}'), ("1.10", "1e5")),
+    reads("jsonl-number-too-large", "t.jsonl", in_jsonl('{"facts": "b", "text": 1e999}'), ("b", "1e999")),
+    reads("jsonl-booleans", "t.jsonl", in_jsonl(record(True, False)), ("true", "false")),
     reads("jsonl-target-is-a-list", "t.jsonl", in_jsonl(record("b", ["B", 2])), ("b", "B"), ("b", "2")),
+    reads("jsonl-target-is-a-list-with-nothing", "t.jsonl", in_jsonl(record("b", ["B", None, ""])), ("b", "B")),
+    reads("jsonl-target-is-a-list-of-lists", "t.jsonl", in_jsonl(record("b", [["B", "C"]])), ("b", "B | C")),
+    reads("jsonl-source-is-a-list", "t.jsonl", in_jsonl(record(["b", 1], "B")), ("b\n1", "B")),
+    reads("jsonl-source-is-a-list-of-lists", "t.jsonl", in_jsonl(record([["b", 1], ["c"]], "B")), ("b | 1\nc", "B")),
+    reads(
+        "split-stratum-is-true",
+        "t.jsonl",
+        in_jsonl(record("b", "B", at=True), at="now"),
+        ("b", "B"),
+        split={"by": "stratum", "field": "at"},
+    ),
     reads("jsonl-surrogate-pair", "t.jsonl", in_jsonl(record("b", "\U0001f600")), ("b", "\U0001f600")),
     reads("jsonl-half-pair-in-a-field-not-used", "t.jsonl", in_jsonl(record("b", "B", c="\ud83d")), ("b", "B")),
+    reads("jsonl-nan-in-a-field-not-used", "t.jsonl", in_jsonl('{"facts": "b", "text": "B", "c": NaN}'), ("b", "B")),
     reads("jsonl-null-in-a-field-not-used", "t.jsonl", in_jsonl(record("b", "B", c=None)), ("b", "B")),
     reads("jsonl-nul", "t.jsonl", in_jsonl(record("b\0", "\0B")), ("b\0", "\0B"), **NO_CLEANING),
     reads(
@@ -394,14 +412,13 @@ JSON_LINES = [
         "jsonl-that-is-a-list",
         "t.jsonl",
         in_json().replace(b"\n", b""),
-        "1 no_object; the first: t.jsonl line 1",
-        limits={"max_rejected_fraction": 0.2},
+        "t.jsonl: no field facts, text in its only row; there are 0, 1, 2",
     ),
     stops(
         "jsonl-template-with-an-unknown-column",
         "t.jsonl",
         JSONL_GOOD,
-        "missing_field; the first: t.jsonl line 1",
+        "t.jsonl: no field question in its first 3 rows; there are facts, text",
         source="{question}",
     ),
     stops("jsonl-empty", "t.jsonl", b"", "no examples for train"),
@@ -416,11 +433,10 @@ JSON = [
     either("json-missing-key", "t.json", in_json('{"facts": "b"}'), "missing_field", 3),
     either("json-half-pair", "t.json", in_json(r'{"facts": "b", "text": "\ud83d"}'), "lone_surrogate", 3),
     either("json-key-twice", "t.json", in_json('{"facts": "b", "text": "B", "text": "C"}'), "no_json", 3),
-    either("json-number-too-large", "t.json", in_json('{"facts": "b", "text": 1e999}'), "no_text", 3),
-    either("json-number-of-5000-digits", "t.json", in_json('{"facts": "b", "text": ' + "9" * 5000 + "}"), "no_text", 3),
     either("json-nan", "t.json", in_json('{"facts": "b", "text": NaN}'), "no_text", 3),
     either("json-latin-1", "t.json", in_json(record("b", "%")).replace(b"%", b"\xe9"), "not_decodable", 3),
-    reads("json", "t.json", in_json('\n\n{"facts": "b",\r\n "text": 1.5}'), ("b", "1.5")),
+    reads("json", "t.json", in_json('\n\n{"facts": "b",\r\n "text": 1.50}'), ("b", "1.50")),
+    reads("json-number-too-large", "t.json", in_json('{"facts": "b", "text": 1e999}'), ("b", "1e999")),
     reads(
         "json-records", "t.json", b'{"n": 1, "data": {"rows": ' + in_json() + b"}}", reading={"records": "data.rows"}
     ),
@@ -434,7 +450,7 @@ JSON = [
         "`rows`",
         reading={"records": "rows"},
     ),
-    stops("json-lines-named-json", "t.json", JSONL_GOOD, "after row 0"),
+    stops("json-lines-named-json", "t.json", JSONL_GOOD, "name the file .jsonl"),
     stops("json-cut-off", "t.json", in_json()[:-20], "after row 2"),
     stops("json-trailing-comma", "t.json", in_json()[:-1] + b",]", "after row 3"),
     stops("json-more-after-the-list", "t.json", in_json() + b"]", "after row 3"),
@@ -469,7 +485,7 @@ PARQUET = [
         "parquet-binary",
         "t.parquet",
         parquet({"facts": ["g1"], "text": [b"G1"]}),
-        "t.parquet line 1, text holds a byte",
+        "t.parquet line 1, text holds bytes",
         **STRICT,
     ),
     reads(
@@ -478,12 +494,11 @@ PARQUET = [
         parquet({"facts": ["g1"], "text": [datetime(2024, 1, 1)]}),
         kept=[("g1", "2024-01-01T00:00:00")],
     ),
-    stops(
+    reads(
         "parquet-duration",
         "t.parquet",
-        parquet({"facts": ["g1"], "text": pa.array([1], pa.duration("s"))}),
-        "t.parquet line 1, text holds a timedelta",
-        **STRICT,
+        parquet({"facts": ["g1"], "text": pa.array([93_600], pa.duration("s"))}),
+        kept=[("g1", "26:00:00")],
     ),
     stops(
         "parquet-struct",
@@ -492,12 +507,17 @@ PARQUET = [
         "line 1, text holds an object",
         **STRICT,
     ),
-    stops(
+    reads(
         "parquet-decimal",
         "t.parquet",
-        parquet({"facts": ["g1"], "text": [Decimal("1.5")]}),
-        "line 1, text holds a",
-        **STRICT,
+        parquet({"facts": ["g1"], "text": [Decimal("1.50")]}),
+        kept=[("g1", "1.50")],
+    ),
+    reads(
+        "parquet-float32",
+        "t.parquet",
+        parquet({"facts": pa.array([0.1, 1e-7], pa.float32()), "text": pa.array([0.1, 0.2], pa.float16())}),
+        kept=[("0.1", "0.1"), ("1e-07", "0.2")],
     ),
     stops(
         "parquet-nan",
@@ -532,7 +552,7 @@ TEXT = [
         "t.txt",
         lines("G1", "", "G2", "", "", b"\xe9", "b", "", "G3"),
         "not_decodable",
-        7,
+        6,
         reading={"text_row": "paragraph"},
         **FREE_TEXT,
     ),
@@ -540,7 +560,7 @@ TEXT = [
         "text-file-without-text",
         {"t/1.txt": b"G1", "t/2.txt": b"G2\n", "t/3.txt": b" \n\n", "t/4.txt": b"G3"},
         FREE,
-        [("t/3.txt", 3, "empty_target")],
+        [("t/3.txt", 1, "empty_target")],
         params={"train": "t", "reading": {"text_row": "file"}, **FREE_TEXT},
     ),
     reads("text-blank-lines", "t.txt", b"\n" + TEXT_GOOD.replace(b"\n", b"\n \t\n"), kept=FREE, **FREE_TEXT),
@@ -584,7 +604,7 @@ TEXT = [
         **FREE_TEXT,
         limits={"max_rejected_fraction": 0.1},
     ),
-    stops("text-with-a-source", "t.txt", TEXT_GOOD, "missing_field; the first: t.txt line 1, no facts", **STRICT),
+    stops("text-with-a-source", "t.txt", TEXT_GOOD, "t.txt: no field facts in its first 3 rows; there are text"),
 ]
 
 
@@ -594,18 +614,17 @@ def bad_chat(name: str, reason: str, *messages: Any) -> Case:
 
 USER, ANSWER = said("user", "b"), said("assistant", "B")
 CHAT_FORMS = [
-    bad_chat("starts-with-the-answer", "wrong_role_order", ANSWER),
-    bad_chat("two-answers", "wrong_role_order", USER, ANSWER, ANSWER),
+    bad_chat("starts-with-the-answer", "no_answer", ANSWER),
     bad_chat("system-in-the-middle", "wrong_role_order", USER, ANSWER, said("system", "s")),
     bad_chat("unknown-role", "bad_messages", said("teacher", "b"), ANSWER),
     bad_chat("role-is-null", "bad_messages", said("user", "b"), {"role": None, "content": "B"}),
     bad_chat("role-with-line-ends", "bad_messages", said("a\nb\ud83d", "b"), ANSWER),
     bad_chat("no-answer", "no_answer", USER),
     bad_chat("no-messages", "no_answer"),
-    bad_chat("empty-answer", "empty_target", USER, said("assistant", " \u200b")),
+    bad_chat("empty-answer", "no_answer", USER, said("assistant", " \u200b")),
     bad_chat("no-content", "bad_messages", USER, {"role": "assistant"}),
     bad_chat("content-is-null", "missing_field", USER, said("assistant", None)),
-    bad_chat("content-is-a-list-of-parts", "no_text", USER, said("assistant", [{"type": "text", "text": "B"}])),
+    bad_chat("content-is-an-image", "no_text", USER, said("assistant", [{"type": "image_url", "image_url": "B"}])),
     bad_chat("content-is-half-a-pair", "lone_surrogate", USER, said("assistant", "\ud83d")),
     bad_chat("message-is-text", "bad_messages", USER, "B"),
     rejects("chat-messages-are-text", "t.jsonl", in_chats('{"messages": "b"}'), "bad_messages", 3, **CHAT),
@@ -631,10 +650,10 @@ CHAT_FORMS = [
         **CHAT,
     ),
     rejects("dialog-line-without-a-number", "t.txt", in_dialogs("hello\tB"), "bad_messages", 5, **DIALOG),
-    rejects("dialog-number-only", "t.txt", in_dialogs("1 b\tB", "2"), "bad_messages", 6, **DIALOG),
-    rejects("dialog-facts-only", "t.txt", in_dialogs("1 b", "2 c"), "no_answer", 6, **DIALOG),
-    rejects("dialog-empty-answer", "t.txt", in_dialogs("1 b\t"), "empty_target", 5, **DIALOG),
-    rejects("dialog-latin-1", "t.txt", in_dialogs(b"1 b\t\xe9", "2 c\tC"), "not_decodable", 6, **DIALOG),
+    rejects("dialog-number-only", "t.txt", in_dialogs("1 b\tB", "2"), "bad_messages", 5, **DIALOG),
+    rejects("dialog-facts-only", "t.txt", in_dialogs("1 b", "2 c"), "no_answer", 5, **DIALOG),
+    rejects("dialog-empty-answer", "t.txt", in_dialogs("1 b\t"), "no_answer", 5, **DIALOG),
+    rejects("dialog-latin-1", "t.txt", in_dialogs(b"1 b\t\xe9", "2 c\tC"), "not_decodable", 5, **DIALOG),
     reads(
         "dialog-without-a-blank-line-at-the-end",
         "t.txt",
@@ -669,12 +688,12 @@ COMPRESSED = [
     stops("bz2-cut-off", "t.csv.bz2", bz2.compress(CSV_GOOD)[:-5], "t.csv.bz2: the compressed file ends too early"),
     stops("xz-damaged", "t.csv.xz", damaged(lzma.compress(CSV_GOOD * 50)), "t.csv.xz: not a valid .xz file"),
     stops("xz-cut-off", "t.csv.xz", lzma.compress(CSV_GOOD)[:-5], "t.csv.xz: the compressed file ends too early"),
-    stops("parquet-in-gzip", "t.parquet.gz", gzip.compress(in_parquet()), "t.parquet.gz: not a readable parquet file"),
+    stops("parquet-in-gzip", "t.parquet.gz", gzip.compress(in_parquet()), "unpack the .gz first"),
 ]
 
 TWO_FILES = {"a.csv": CSV_GOOD, "b.csv": CSV_GOOD}
 PLACES = [
-    stops("file-of-unknown-ending", "t.xlsx", b"", "prepare.reading.format"),
+    stops("file-of-unknown-ending", "t.docx", b"", "prepare.reading.format"),
     stops("file-without-ending", "t", CSV_GOOD, "prepare.reading.format"),
     stops("file-in-two-splits", TWO_FILES, b"", "a.csv: read for train and for test", train="*.csv", test="a.csv"),
     stops(
@@ -750,8 +769,9 @@ ALIGNED_FILES = [
 CASES = [*CSV, *JSON_LINES, *JSON, *PARQUET, *TEXT, *CHAT_FORMS, *COMPRESSED, *PLACES, *ALIGNED_FILES]
 
 
-def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any]) -> Prepared:
-    """Runs the stage on these files. The first one is train. Validation and test have one good row each."""
+def run_on(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any]) -> Path:
+    """Runs the stage on these files. The first one is train. Validation and test have one good row each. Returns the
+    folder of the result."""
     is_dialog = params.get("reading", {}).get("format") == "dialog"
     held_out = {f"held_{split}.{'txt' if is_dialog else 'jsonl'}": held(split, is_dialog) for split in SPLITS[1:]}
     raw, target = folder / "raw", folder / "out"
@@ -762,14 +782,20 @@ def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any])
     limits = {"max_rejected_fraction": 0.9, "max_duplicate_fraction": 0.9}
     ours: dict[str, Any] = {**{split: name for split, name in names}, "limits": limits}
     run(Prepare.model_validate(merged(merged(usual(), ours), params)), 1, raw, target)
+    return target
+
+
+def prepare(folder: Path, files: Mapping[str, bytes], params: Mapping[str, Any]) -> Prepared:
+    target = run_on(folder, files, params)
     examples = {split: list(read_examples(target / split)) for split in SPLITS}
     questions = {split: [question for own in examples[split] for question in own.questions()] for split in SPLITS}
     rows = {split: [(own.source, text) for own in questions[split] for text in own.references] for split in SPLITS}
     rejected, stats = list(read_jsonl(target / "report/rejected.jsonl")), read_json(target / "report/stats.json")
     assert stats["rows_read"] == stats["rows_kept"] + stats["rows_rejected"]
     assert stats["rows_rejected"] == len(rejected) == sum(stats["rejected"].values())
+    assert stats["lines"]["read"] == sum(count for name, count in stats["lines"].items() if name != "read")
     assert all(entry["detail"] and "\n" not in entry["detail"] for entry in rejected)
-    return Prepared(rows["train"], rejected, stats, len(rows["validation"] + rows["test"]))
+    return Prepared(rows["train"], examples["train"], rejected, stats, len(rows["validation"] + rows["test"]))
 
 
 def held(split: str, is_dialog: bool) -> bytes:
@@ -790,7 +816,7 @@ def check_message(error: UserError, expected: str, files: Iterable[str] = ()) ->
     assert any(place in str(error) for place in ("prepare", *(Path(name).name for name in files)))
 
 
-def short(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+def short(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """So that pytest can show the difference between texts of 20 MB."""
     return [tuple(text if len(text) < 300 else f"{text[:9]}… {hash(text)}" for text in row) for row in rows]
 
@@ -820,7 +846,7 @@ def test_nesting_near_the_limit_of_recursion_loses_no_row(tmp_path: Path, ending
     try:
         prepared = prepare(tmp_path, {f"t.{ending}": content}, {})
     except UserError as error:
-        check_message(error, f"t.{ending}: ")
+        check_message(error, f"t.{ending}: ", [f"t.{ending}"])
         return
     assert prepared.stats["rows_read"] == 6
     assert [row for row in prepared.train if row != ("b", "B")] == GOOD
@@ -828,12 +854,19 @@ def test_nesting_near_the_limit_of_recursion_loses_no_row(tmp_path: Path, ending
 
 
 def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """28 MB of text, which is more than the database may hold in memory at once."""
-    monkeypatch.setattr(duplicates_and_splits, "_MEMORY", "24MiB")
+    """28 MB of text, of which 1 MB may be fetched at once."""
+    monkeypatch.setattr(duplicates_and_splits, "_FETCHED_CHARACTERS", 1 << 20)
     rows = [(f"b{number}", f"{number}" + LONG[:400_000]) for number in range(70)]
-    prepared = prepare(tmp_path, {"t.jsonl": in_jsonl(*(record(*row) for row in rows))}, {})
-    assert prepared.rejected == []
-    assert short(prepared.train) == short([*GOOD[:2], *rows, GOOD[2]])
+    files = {"t.jsonl": in_jsonl(*(record(*row) for row in rows))}
+    tracemalloc.start()
+    try:
+        target = run_on(tmp_path, files, {})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 14_000_000
+    train = [(own.source, *own.targets) for own in read_examples(target / "train")]
+    assert short(train) == short([*GOOD[:2], *rows, GOOD[2]])
 
 
 @pytest.mark.parametrize(
@@ -845,9 +878,7 @@ def test_many_long_documents_pass_through_bounded_memory(tmp_path: Path, monkeyp
         pytest.param({"reading": {"colums": ["a"]}}, "did you mean columns?", id="misspelt"),
         pytest.param({"source": "{facts"}, "prepare -> source: ", id="brace-not-closed"),
         pytest.param({"source": "facts}"}, "prepare -> source: ", id="brace-not-opened"),
-        pytest.param({"target": "{text:>5}"}, "only the name of a column", id="layout"),
-        pytest.param({"target": "{text!r}"}, "only the name of a column", id="conversion"),
-        pytest.param({"target": "{}"}, "only the name of a column", id="no-name"),
+        pytest.param({"target": "{}"}, "write the name of a column into the braces", id="no-name"),
         pytest.param({"target": "text"}, "names no column", id="no-column"),
         pytest.param({"target": None}, "give either `target`", id="no-target"),
         pytest.param({"messages": "messages"}, "give either `target`", id="target-and-messages"),
@@ -879,45 +910,98 @@ def test_bad_params_are_named_before_a_file_is_read(tmp_path: Path, overrides: d
 # with lone surrogates, NULs, quotes and all line ends
 anything = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from('"\n\r\t,\0\u2028{}\\')), max_size=8)
 WHITESPACE = ["keep", "strip"]
-STARTS = {
-    "t.csv": b"facts,text\na,A\n",
-    "t.tsv": b"facts\ttext\na\tA\n",
-    "t.jsonl": lines(record("a", "A")),
-    "t.txt": lines("A"),
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A form of files: how they are read, how they begin and end, and parts of usual lines. Each # becomes a mark."""
+
+    params: Mapping[str, Any]
+    start: bytes = b""
+    end: bytes = b""
+    pieces: Sequence[bytes] = ()
+    most_odd: int = 30  # pieces of any bytes; a single one breaks a whole file of json
+
+
+def in_table(delimiter: str) -> list[bytes]:
+    return [
+        as_bytes(text.replace(",", delimiter)) for text in ("f#,t#\n", '"f#",t#\n', 'f#,"t#\n', 'f#,t#"\n', "f#,\n")
+    ]
+
+
+IN_JSON = [
+    as_bytes(record("f#", "t#")),
+    b'{"facts": "f#",\n"text": "t#"}',
+    b'["f#", "t#"]',
+    b'"f#"',
+    b'{"facts": "\xff#", "text": 1e5}',
+]
+IN_TEXT = [b"f#\n", b"f# \r\n", b"\n", b" \n"]
+IN_DIALOG = [b"1 f#\tt#\n", b"2 f#\n", b"f#\n", b"3 f#\t\n"]
+HOSTILE = {
+    "t.csv": Hostile({}, b"facts,text\n", b"", in_table(",")),
+    "t.tsv": Hostile({}, b"facts\ttext\n", b"", in_table("\t")),
+    "quoted.tsv": Hostile({"reading": {"quoted": True, "comment": "%"}}, b"facts\ttext\n", b"", in_table("\t")),
+    "t.jsonl": Hostile(
+        {}, as_bytes(record("f", "t")) + b"\n", b"", [piece + b"\n" for piece in (*IN_JSON, b'{"facts": "f#"')]
+    ),
+    "t.json": Hostile({}, b"[\n" + as_bytes(record("f", "t")), b"]", [b",\n" + piece for piece in IN_JSON], most_odd=1),
+    "line.txt": Hostile(FREE_TEXT, b"f\n", b"", IN_TEXT),
+    "paragraph.txt": Hostile({"reading": {"text_row": "paragraph"}, **FREE_TEXT}, b"f\n", b"", IN_TEXT),
+    "file.txt": Hostile({"reading": {"text_row": "file", "skip_lines": 1}, **FREE_TEXT}, b"f\n", b"", IN_TEXT),
+    "dialog.txt": Hostile(DIALOG, b"1 f\tt\n", b"", IN_DIALOG),
+    "aligned.txt": Hostile({"train": {"facts": "aligned.txt", "text": "other.txt"}}, b"f\n", b"", IN_TEXT),
 }
+ONE_LINE_A_ROW = ("t.tsv", "t.jsonl", "line.txt", "aligned.txt")
+MAY_LEAVE_OUT = ("quoted.tsv", "t.json", "dialog.txt")  # comments; other fields; turns after the last answer
 
 
-def carelessly_written(name: str, row: Row) -> bytes:
-    """Without quotes, except in JSON."""
-    if name == "t.jsonl":
-        return lines(record(*row))
-    return {"t.csv": ",", "t.tsv": "\t"}.get(name, " ").join(row).encode("utf-8", "surrogatepass") + b"\n"
+def damaged_files(name: str, pieces: Sequence[bytes]) -> dict[str, bytes]:
+    """The mark of a line is its number, such as <7>. Aligned files have another one with as many lines."""
+    form = HOSTILE[name]
+    lines = io.BytesIO(form.start + b"".join(pieces) + form.end)
+    content = b"".join(line.replace(b"#", b"<%d>" % number) for number, line in enumerate(lines, start=1))
+    return {name: content, **({"other.txt": b"t\n" * physical_lines(content)} if name == "aligned.txt" else {})}
 
 
-@st.composite
-def damaged_files(draw: st.DrawFn) -> tuple[str, bytes]:
-    name = draw(st.sampled_from(sorted(STARTS)))
-    row = st.tuples(anything, anything).map(lambda row: carelessly_written(name, row))
-    # many rows at once, except in csv: there, one quote that is never closed stops the stage
-    fewest, most = (0, 8) if name == "t.csv" else (10, 30)
-    content = b"".join(draw(st.lists(st.one_of(row, st.binary(max_size=12)), min_size=fewest, max_size=most)))
-    return name, (STARTS[name] if draw(st.booleans()) else b"") + content
+def physical_lines(content: bytes) -> int:
+    return content.count(b"\n") + (not content.endswith(b"\n"))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, report_multiple_bugs=False)
-@given(damaged_files())
-@example(("t.csv", STARTS["t.csv"] + b'"\n"b,B'))
-@example(("t.jsonl", b"\xff\xfe\0"))
-def test_the_rows_of_any_bytes_are_counted(tmp_path_factory: pytest.TempPathFactory, file: tuple[str, bytes]) -> None:
-    name, content = file
-    free = {"source": None} if name == "t.txt" else {}
+def marks(value: Any) -> set[str]:
+    """Those in a value that JSON can hold."""
+    return set(re.findall(r"<\d+>", json.dumps(value)))
+
+
+# many pieces a run: a run takes as long with one of them as with fifty
+@pytest.mark.parametrize("name", HOSTILE)
+@settings(max_examples=8, deadline=None, derandomize=True, report_multiple_bugs=False)
+@given(data=st.data())
+def test_the_lines_of_any_bytes_add_up(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Each line is in one row or in none, and no row has a line of another one."""
+    form = HOSTILE[name]
+    usual_pieces = data.draw(st.lists(st.sampled_from(form.pieces), min_size=10, max_size=50))
+    odd = st.binary(max_size=12).filter(lambda piece: b"<" not in piece)
+    odd_pieces = data.draw(st.lists(odd, max_size=form.most_odd))
+    files = damaged_files(name, data.draw(st.permutations([*usual_pieces, *odd_pieces])))
+    params = {"group_references": False, **form.params, **NO_CLEANING}
     try:
-        prepared = prepare(tmp_path_factory.mktemp("any"), {name: content}, {**free, "group_references": False})
+        prepared = prepare(tmp_path_factory.mktemp("any"), files, params)
     except UserError as error:
-        check_message(error, "", [name])
+        check_message(error, "", files)
         return
-    assert prepared.stats["rows_kept"] == len(prepared.train) + prepared.held_out
-    assert sum(prepared.stats["references"].values()) == prepared.stats["rows_kept"]
+    assert prepared.stats["lines"]["read"] == physical_lines(files[name]) + prepared.held_out
+    assert prepared.stats["rows_kept"] == len(prepared.examples) + prepared.held_out
+    kept = [marks(asdict(own)) for own in prepared.examples]
+    rejected = [marks(entry["row"]) for entry in prepared.rejected]
+    found = Counter(mark for row in (*kept, *rejected) for mark in row)
+    assert set(found.values()) <= {1}
+    if name not in MAY_LEAVE_OUT:
+        assert found.keys() == marks(files[name].decode("latin-1"))
+    if name in ONE_LINE_A_ROW:
+        assert all(len(row) <= 1 for row in kept)
 
 
 # many rows a run: a run takes as long with one row as with fifty

@@ -208,6 +208,19 @@ def test_what_has_nothing_in_common_is_refused(second: Run, line: str) -> None:
         compare(MAIN, second)
 
 
+@pytest.mark.parametrize(("sides", "names"), [("ab", "a and b"), ("a", "a"), ("b", "b")])
+def test_runs_without_answers_are_refused_in_one_line(sides: str, names: str) -> None:
+    """Not as other test data, nor by comparing what needs no answers."""
+    runs = []
+    for name in "ab":
+        texts = [replace(own, references=[]) for own in predictions(name)] if name in sides else predictions(name)
+        runs.append(run(name, {"empty": mean_score([0.0] * EXAMPLES, "", higher_is_better=False)}, texts))
+    with pytest.raises(UserError) as error:
+        compare(*runs)
+    line = f"{names}: test has no answers, so nothing was scored, and there are no scores to compare"
+    assert error.value.lines == [line]
+
+
 def test_examples_of_a_single_group_are_refused() -> None:
     texts = [prediction("", f"truth {i}", id=f"{i:04}", group="g") for i in range(EXAMPLES)]
     with pytest.raises(UserError, match="are one group"):

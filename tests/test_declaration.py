@@ -44,7 +44,7 @@ SURPLUS = {
     "train": {"checkpoint/without_torch.py", "core/markdown.py"},
     "predict-base": {"checkpoint/without_torch.py", "core/markdown.py", "core/words.py"},
     "predict": {"checkpoint/without_torch.py", "core/markdown.py", "core/words.py"},
-    "evaluate": set[str](),
+    "evaluate": {"core/templates.py"},
 }
 
 

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -49,6 +49,7 @@ def evaluate(
     labels: Sequence[str] = (),
     no_input: str | None = None,
     train: Sequence[Example] = TRAIN,
+    stats: Mapping[str, Any] = STATS,
     **overrides: Any,
 ) -> Path:
     """Runs the stage on data/ as the stages before write it. Returns the folder of metrics."""
@@ -57,8 +58,8 @@ def evaluate(
     write_json(data / "predict/no_input.json", {"prediction": no_input})
     same_examples = [replace(own, id=other.id) for own, other in zip(before, after, strict=False)]
     write_predictions(data / "predict_base/predictions.jsonl", same_examples)
-    for stage, stats in STATS.items():
-        write_json(data / stage / "report/stats.json", stats)
+    for stage, counts in stats.items():
+        write_json(data / stage / "report/stats.json", counts)
         (data / stage / "report/preview.md").write_text(f"# {stage}\n")
     write_examples(data / "prepare/train", train)
     write_json(data / "prepare/labels.json", {"labels": list(labels)})
@@ -276,6 +277,130 @@ def test_a_missed_goal_fails_the_stage_only_where_the_user_says_so(tmp_path: Pat
     with pytest.raises(UserError, match=r"evaluate -> goals: chrf is .*, and its goal is 50"):
         evaluate(tmp_path, after, metrics=["chrf"], goals={"chrf": 50}, fail_on_missed_goal=True)
     assert (tmp_path / "metrics/evaluate.json").is_file()
+
+
+def unanswered(text: str, name: str, **overrides: Any) -> Prediction:
+    """As `predict` writes it for a test split without answers."""
+    losses = {"reference_nats": 0.0, "reference_tokens": 0, "reference_bytes": 0}
+    return prediction(text, id=name, source=f"the place {name}", **losses, **overrides)
+
+
+TEXTS = [
+    unanswered("the old mill is open, the old mill is open", "1"),
+    unanswered("", "2", finish_reason="length"),
+    unanswered("a quiet place", "3"),
+]
+LABELS = [unanswered("good", "1"), unanswered("bad", "2"), unanswered("good", "3")]
+ONE_TEXT = TEXTS[:1]
+NOT_SCORED = "test has no answers, so nothing was scored"
+
+
+@pytest.mark.parametrize(
+    ("after", "labels", "metrics", "signs", "properties"),
+    [
+        pytest.param(
+            TEXTS,
+            (),
+            ["bleu", "rouge", "token_f1"],
+            {"empty": 0.33333, "never_ended": 0.33333},
+            {"distinct_1", "distinct_2"},
+            id="texts",
+        ),
+        pytest.param(
+            LABELS, ("bad", "good"), ["accuracy", "macro_f1"], {"empty": 0, "never_ended": 0}, set(), id="labels"
+        ),
+        pytest.param(ONE_TEXT, (), ["parent"], {"empty": 0}, {"distinct_1", "distinct_2"}, id="one-text"),
+    ],
+)
+def test_without_answers_only_what_needs_none_is_measured(
+    tmp_path: Path,
+    after: list[Prediction],
+    labels: Sequence[str],
+    metrics: list[str],
+    signs: dict[str, float],
+    properties: set[str],
+) -> None:
+    metrics_folder = evaluate(tmp_path, after, after, labels, no_input="zzz", metrics=metrics)
+    assert read_json(metrics_folder / "evaluate.json") == {
+        "task": "task",
+        "model": "some/model",
+        "examples": len(after),
+    }
+    found = scores_of(metrics_folder)
+    assert (found["scores"], found["headline"], found["breakdowns"], found["goals"]) == ({}, [], [], {})
+    assert found["notes"] == [NOT_SCORED]
+    assert signs.items() <= {name: sign["score"] for name, sign in found["diagnostics"].items()}.items()
+    assert found["properties"].keys() == properties
+    for name in ("lengths", "confusion", "breakdowns"):
+        assert len((metrics_folder / f"plots/{name}.csv").read_text().splitlines()) == 1
+    kept = read_scored(tmp_path / "data/evaluate/scores.parquet")
+    assert kept.ids == [own.id for own in after]
+    assert kept.scores.keys() == found["diagnostics"].keys()
+
+
+def test_every_page_says_that_test_has_no_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = evaluate(tmp_path, TEXTS, goals={"bleu": 30.0})
+    page, card = ((tmp_path / "data/evaluate" / name).read_text("utf-8") for name in ("report.html", "README.md"))
+    assert f"note: {NOT_SCORED}" in capsys.readouterr().out
+    assert NOT_SCORED in page
+    assert "Headline scores" not in page
+    assert TEXTS[0].prediction in page
+    assert "test has no answers" in card
+    assert "model-index" not in card
+    assert "| score | better | result | 95 % interval | before" not in card
+    text = (metrics / "predictions.md").read_text("utf-8")
+    assert f"{NOT_SCORED.capitalize()}." in text
+    assert tables(text)["The first"] == [[own.source, own.prediction] for own in TEXTS[:2]]
+
+
+@pytest.mark.parametrize(
+    ("goals", "verdicts", "line"),
+    [
+        ({"bleu": 0.0}, ["not measured"], "bleu can't be checked"),
+        ({"slot_error": 1.0}, ["not measured"], "slot_error can't be checked"),
+        ({"bleu": 30.0, "chrf": 40.0}, ["not measured"] * 2, "bleu, chrf can't be checked"),
+        ({"empty": 1.0, "chrf": 40.0}, ["reached", "not measured"], "chrf can't be checked"),
+    ],
+)
+def test_a_goal_that_needs_answers_is_not_reached_without_them(
+    tmp_path: Path, goals: dict[str, float], verdicts: list[str], line: str
+) -> None:
+    found = scores_of(evaluate(tmp_path, TEXTS, goals=goals))["goals"]
+    assert {name: goal["verdict"] for name, goal in found.items()} == dict(zip(goals, verdicts, strict=True))
+    assert all(goal["score"] is None for goal in found.values() if goal["verdict"] == "not measured")
+    assert "not measured" in (tmp_path / "data/evaluate/report.html").read_text("utf-8")
+    with pytest.raises(UserError) as error:
+        evaluate(tmp_path, TEXTS, goals=goals, fail_on_missed_goal=True)
+    assert error.value.lines == [f"evaluate -> goals: {line}: {NOT_SCORED}"]
+
+
+def test_the_report_tells_what_became_of_lines_fields_and_messages(tmp_path: Path) -> None:
+    told = {
+        "lines": {"read": 12_345, "kept": 12_300, "rejected": 40, "header": 5, "blank": 0, "of_another_kind": 7},
+        "notes": {"empty_references": 3, "greetings": 0, "answers_without_weight": 2, "unread_message_fields.a_b.c": 4},
+        "unread_fields": {"test": 11, "<script>": 1, **{f"column {n}": 5 for n in range(30)}},
+    }
+    evaluate(tmp_path, [GOOD], stats=STATS | {"prepare": STATS["prepare"] | told})
+    page = (tmp_path / "data/evaluate/report.html").read_text("utf-8")
+    rows = dict(re.findall(r'<tr><th scope="row">(.*?)</th><td dir="auto">(.*?)</td></tr>', page))
+    assert (
+        rows.items()
+        >= {
+            "rows read": "3",
+            "rows rejected": "0",
+            "lines in the files": "12,345",
+            "lines of rejected rows": "40",
+            "lines of headers": "5",
+            "lines, of another kind": "7",
+            "empty references, left out": "3",
+            "answers of weight 0, not learned": "2",
+            "messages with the field `a_b.c`, which nothing reads": "4",
+            "rows with the field `test`, which nothing reads": "11",
+            "other fields that nothing reads": "12",
+        }.items()
+    )
+    assert not {"blank lines", "answers before any question, not learned"} & rows.keys()
+    assert "unread fields" not in page
 
 
 def test_scores_are_broken_down_by_metadata_and_small_parts_are_marked(tmp_path: Path) -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.ingest.minhash import SHINGLE_CHARACTERS, band_keys, bands_and_rows, jaccard, key, normalised, shingles
+from stages.lib.ingest.minhash import (
+    SHINGLE_CHARACTERS,
+    bands_and_rows,
+    bands_and_signatures,
+    fewest_common_bytes,
+    jaccard,
+    key,
+    normalised,
+    shingles,
+    shingles_of_parts,
+)
 
 texts = st.text("ab é\N{GRINNING FACE}", max_size=30)
 
@@ -69,34 +79,80 @@ def two_similar_texts(seed: int, threshold: float) -> tuple[str, str]:
     return common + one, common + two
 
 
+def bands(*texts: str, threshold: float) -> list[tuple[int, ...]]:
+    keys, _ = bands_and_signatures([(text,) for text in texts], threshold)
+    return [tuple(own.tolist()) for own in keys]
+
+
+def common_bytes(one: str, two: str, threshold: float) -> int:
+    _, (first, second) = bands_and_signatures([(one,), (two,)], threshold)
+    return int((first == second).sum())
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
-def test_texts_at_the_threshold_share_a_band(threshold: float) -> None:
+def test_texts_at_the_threshold_share_a_band_and_most_of_their_signatures(threshold: float) -> None:
     found, similarities = 0, []
     for seed in range(300):
-        one, two = (shingles(text) for text in two_similar_texts(seed, threshold))
-        similarities.append(jaccard(one, two))
-        found += bool((band_keys(one, threshold) == band_keys(two, threshold)).any())
+        one, two = two_similar_texts(seed, threshold)
+        similarities.append(jaccard(shingles(one), shingles(two)))
+        first, second = bands(one, two, threshold=threshold)
+        found += any(a == b for a, b in zip(first, second, strict=True))
+        assert common_bytes(one, two, threshold) >= fewest_common_bytes(threshold)
     assert max(similarities) < threshold + 0.02
     assert sum(similarities) / 300 > threshold - 0.02
     assert found / 300 >= 0.97
 
 
 @pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9, 1.0])
-def test_unrelated_texts_rarely_share_a_band(threshold: float) -> None:
+def test_unrelated_texts_rarely_share_a_band_and_their_signatures_differ(threshold: float) -> None:
     draw = random.Random(1)
-    keys = [band_keys(shingles("".join(draw.choices("abcdefghij ", k=300))), threshold) for _ in range(200)]
-    shared = sum(bool((one == two).any()) for place, one in enumerate(keys) for two in keys[:place])
-    assert shared < 0.001 * 200 * 199 / 2
+    texts = ["".join(draw.choices("abcdefghij ", k=300)) for _ in range(200)]
+    keys, signatures = bands_and_signatures([(text,) for text in texts], threshold)
+    pairs = [(one, two) for one in range(200) for two in range(one)]
+    assert sum(bool((keys[one] == keys[two]).any()) for one, two in pairs) < 0.001 * len(pairs)
+    most = max(int((signatures[one] == signatures[two]).sum()) for one, two in pairs)
+    assert most < fewest_common_bytes(threshold)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
 def test_every_band_has_a_key_even_for_an_empty_text(threshold: float) -> None:
-    bands, rows = bands_and_rows(threshold)
-    assert 1 - (1 - threshold**rows) ** bands >= 0.99
+    number, rows = bands_and_rows(threshold)
+    assert 1 - (1 - threshold**rows) ** number >= 0.99
     for text in ("", "a", "a longer text " * 1000):
-        assert band_keys(shingles(text), threshold).shape == (bands,)
+        (own,) = bands(text, threshold=threshold)
+        assert len(own) == number
 
 
 def test_different_bands_have_different_keys() -> None:
     """Otherwise, equal minima in two different bands would match."""
-    assert len(set(band_keys(shingles(""), 0.8).tolist())) == bands_and_rows(0.8)[0]
+    (own,) = bands("", threshold=0.8)
+    assert len(set(own)) == bands_and_rows(0.8)[0]
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=8), st.sampled_from([0.5, 0.8, 1.0]))
+def test_keys_and_signatures_depend_on_no_other_text(items: list[tuple[str, str]], threshold: float) -> None:
+    keys, signatures = bands_and_signatures(items, threshold)
+    for number, item in enumerate(items):
+        own_keys, own_signatures = bands_and_signatures([item], threshold)
+        assert keys[number].tolist() == own_keys[0].tolist()
+        assert signatures[number].tolist() == own_signatures[0].tolist()
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=8))
+def test_the_pieces_of_many_texts_are_those_of_each(items: list[tuple[str, str]]) -> None:
+    for item, found in zip(items, shingles_of_parts(items), strict=True):
+        assert [own.tolist() for own in found] == [shingles(part).tolist() for part in item]
+
+
+def test_texts_longer_than_what_is_hashed_at_a_time_keep_their_keys() -> None:
+    draw = random.Random(3)
+    many = ["".join(draw.choices("abc ", k=length)) for length in (5, 40_000, 0, 70_000, 3, 1)]
+    assert bands(*many, threshold=0.8) == [own for text in many for own in bands(text, threshold=0.8)]
+
+
+@given(texts.filter(bool), texts.filter(bool))
+def test_a_piece_of_one_part_matches_none_of_another_part(one: str, two: str) -> None:
+    (first, second), signatures = bands_and_signatures([(one, two), (two, one)], 0.8)
+    if not pieces(one) & pieces(two):
+        assert not (first == second).any()
+        assert (signatures[0] == signatures[1]).sum() < fewest_common_bytes(0.8)

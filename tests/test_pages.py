@@ -252,6 +252,19 @@ def test_a_lone_surrogate_can_be_written() -> None:
     assert embedded(html)["rows"][0]["prediction"] == "half \ud83d"
 
 
+def test_a_run_without_scores_shows_its_texts_and_no_empty_tables(page: Page, tmp_path: Path) -> None:
+    figures = report_figures(60) | {"scores": {}, "headline": [], "breakdowns": []}
+    figures["goals"] = {"bleu": {"goal": 45, "score": None, "verdict": "not measured", "needs": 0}}
+    for own in figures["predictions"]:
+        own |= {"references": [], "scores": {}}
+    show(page, report_page(figures), tmp_path, DESKTOP)
+    assert page.complaints == []
+    assert shown_ids(page) == list(range(50))
+    assert page.run("document.getElementById('sorts').hidden")
+    cells = page.run("[...document.querySelectorAll('.goals tbody tr > *')].map((cell) => cell.textContent)")
+    assert cells == ["bleu", "45", "", "not measured"]
+
+
 def test_a_run_without_what_is_optional_has_a_page() -> None:
     figures = report_figures(3) | {
         "diagnostics": {},

@@ -314,6 +314,172 @@ def test_a_mistake_is_one_line(edits: dict[str, Any], line: str) -> None:
     assert mistakes(edits) == [line]
 
 
+IN_PREPARE = f"{IN_TASK} -> prepare"
+NO_SOURCE: dict[str, Any] = {"source": None}
+CHAT: dict[str, Any] = {**NO_SOURCE, "target": None, "messages": "messages"}
+TEST_WITHOUT: dict[str, Any] = {"target": {"train": "{text}", "test": None}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "line"),
+    [
+        pytest.param(
+            {"conversation": {"turn": "(?P<role>a"}},
+            "conversation -> turn: `(?P<role>a` is no regular expression: missing ), unterminated subpattern at "
+            "position 0",
+            id="turn-is-no-pattern",
+        ),
+        pytest.param(
+            {"conversation": {"turn": "#(?P<speaker>.+)#"}},
+            "conversation -> turn: `#(?P<speaker>.+)#` has no group (?P<role>...), which finds who speaks",
+            id="turn-without-a-role",
+        ),
+        pytest.param(
+            {"conversation": {"roles": {"Person1": "human"}}},
+            "conversation -> roles -> Person1: should be 'system', 'user', 'assistant' or 'tool', found 'human'",
+            id="unknown-role",
+        ),
+        pytest.param(
+            {"conversation": {"role": {"a": "user"}}},
+            "conversation -> role: no such parameter; did you mean roles?",
+            id="misspelt-parameter-of-conversation",
+        ),
+        pytest.param(
+            {"extract": {"author": {"field": "id", "pattern": "["}}},
+            "extract -> author -> pattern: `[` is no regular expression: unterminated character set at position 0",
+            id="extract-is-no-pattern",
+        ),
+        pytest.param(
+            {"extract": {"author": {"field": "id", "pattern": "a.*"}}},
+            "extract -> author -> pattern: `a.*` has no group in parentheses, which finds the value",
+            id="extract-without-a-group",
+        ),
+        pytest.param(
+            {"extract": {"author": {"pattern": "(a)"}}}, "extract -> author -> field: missing", id="extract-of-nothing"
+        ),
+        pytest.param(
+            {"target": {"validation": "{text}"}},
+            "target: give the template of train; validation and test have the same unless they name their own",
+            id="target-without-train",
+        ),
+        pytest.param(
+            {"source": {"test": "{facts}"}},
+            "source: give the template of train; validation and test have the same unless they name their own",
+            id="source-without-train",
+        ),
+        pytest.param({"target": []}, "target: it names no column", id="no-target"),
+        pytest.param(
+            {"target": ["{a}", "b"]},
+            "target: `b` names no column; write one in braces, such as {target}",
+            id="one-of-several-targets-names-no-column",
+        ),
+        pytest.param(
+            {"target": {"train": "{text}", "validation": None}},
+            "target: only test can be without answers",
+            id="validation-without-answers",
+        ),
+        pytest.param(
+            {"target": {"train": "{text}", "validation": []}},
+            "target: only test can be without answers",
+            id="validation-with-no-answers",
+        ),
+        pytest.param(
+            {**TEST_WITHOUT, "test": None},
+            "target: a test split taken from train has its answers; give its files in `test`",
+            id="no-answers-for-a-share-of-train",
+        ),
+        pytest.param(
+            {**TEST_WITHOUT, **NO_SOURCE},
+            "target: free text without its text is nothing; name the field of test too",
+            id="no-answers-for-free-text",
+        ),
+        pytest.param({**CHAT, "messages": []}, "messages: an empty list names no field", id="no-messages"),
+        pytest.param(
+            {**CHAT, "source": "{facts}"},
+            "source: with `messages`, the turns before an answer are its source; write source: null",
+            id="messages-and-source",
+        ),
+        pytest.param(
+            {"reading": {"thread": {"id": "a", "parent": "b", "role": "c"}}},
+            "reading -> thread -> text: missing",
+            id="thread-without-text",
+        ),
+        pytest.param(
+            {"reading": {"max_record_lines": 0}},
+            "reading -> max_record_lines: should be greater than or equal to 1, found 0",
+            id="no-lines-in-a-record",
+        ),
+        pytest.param(
+            {"reading": {"max_record_ratio": 1}},
+            "reading -> max_record_ratio: should be greater than or equal to 2, found 1",
+            id="no-record-longer-than-usual",
+        ),
+        pytest.param(
+            {"known_ngrams": "../tests.bin"},
+            "known_ngrams: `../tests.bin` is outside the scenario's folder, so DVC would not see it change",
+            id="ngrams-outside-of-the-folder",
+        ),
+        pytest.param(
+            {"labels": {True: "yes", "true": "no"}},
+            "labels: give two labels or more, each with a word of its own: {value in the data: word}",
+            id="label-twice",
+        ),
+    ],
+)
+def test_a_mistake_in_how_data_are_read_is_one_line(parameters: dict[str, Any], line: str) -> None:
+    edits = {f"TASK.prepare.{name}": value for name, value in parameters.items()}
+    assert mistakes(edits) == [f"{IN_PREPARE} -> {line}"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "place", "found"),
+    [
+        pytest.param({"train": ["a.csv", "b.csv"]}, "train", "['a.csv', 'b.csv']", id="list-of-files"),
+        pytest.param({"train": {"facts": "a.txt", "text": 3}}, "train -> text", "3", id="aligned-file"),
+        pytest.param({"source": ["{a}"]}, "source", "['{a}']", id="list-of-sources"),
+        pytest.param({"target": ["{a}", 3]}, "target -> 1", "3", id="one-of-several-targets"),
+        pytest.param({"target": {"train": "{a}", "tst": None}}, "target -> tst", "'tst'", id="unknown-split"),
+        pytest.param({"target": {"train": ["{a}", 3]}}, "target -> train -> 1", "3", id="target-of-a-split"),
+        pytest.param({**CHAT, "messages": 3}, "messages", "3", id="messages"),
+    ],
+)
+def test_a_value_that_can_have_several_forms_and_has_none_is_one_line(
+    parameters: dict[str, Any], place: str, found: str
+) -> None:
+    (line,) = mistakes({f"TASK.prepare.{name}": value for name, value in parameters.items()})
+    assert line.startswith(f"{IN_PREPARE} -> {place}: should be ")
+    assert line.endswith(f"found {found}")
+
+
+@pytest.mark.parametrize("delimiter", [";;", "", "\n", "\r", '"'])
+def test_a_delimiter_is_one_character_that_can_divide_columns(delimiter: str) -> None:
+    (line,) = mistakes({"TASK.prepare.reading": {"delimiter": delimiter}})
+    assert line.startswith(f"{IN_PREPARE} -> reading -> delimiter: ")
+    assert "give one character" in line
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param({**TEST_WITHOUT, "test": "test.csv"}, id="test-without-answers"),
+        pytest.param({"target": {"train": "{text}", "test": ["{r1}", "{r2}"]}}, id="references-in-columns"),
+        pytest.param({"target": ["{r1}", "{r2?}"], "source": {"train": "{a}", "test": "{b}"}}, id="columns-of-test"),
+        pytest.param({**CHAT, "messages": ["prompt", "completion"]}, id="messages-in-columns"),
+        pytest.param({**CHAT, "conversation": {"turn": "(?m)^(?P<role>[AB]): ", "merge": None}}, id="turns-in-a-text"),
+        pytest.param({"reading": {"delimiter": "\t", "comment": "#", "skip_lines": 2, "quoted": False}}, id="table"),
+        pytest.param({"extract": {"author": {"field": "id", "pattern": "^([^/]+)/"}}}, id="extract"),
+        pytest.param({"labels": {0: "no", 1: "yes"}}, id="numbers-as-labels"),
+    ],
+)
+def test_what_data_need_can_be_said(parameters: dict[str, Any]) -> None:
+    assert mistakes({f"TASK.prepare.{name}": value for name, value in parameters.items()}) == []
+
+
+@pytest.mark.parametrize(("written", "value"), [(True, "true"), (False, "false"), (1, "1"), (-1, "-1"), ("a", "a")])
+def test_labels_are_the_texts_that_rows_have(written: Any, value: str) -> None:
+    assert section(Prepare, labels={written: "one", "other": "two"}).labels == {value: "one", "other": "two"}
+
+
 def test_quantized_weights_are_not_sharded() -> None:
     machine = section(Machine, sharded=True, train_processes=2)
     check_sharding(section(Fit), machine)

@@ -1,5 +1,6 @@
 """The predict stages: the prompts, and the numbers of each prediction."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from stages.lib.core.files import read_json, write_json
 from stages.lib.core.process import UserError
 from stages.lib.params.machine import Machine
 from stages.lib.params.predict import Predict
+from stages.lib.records.chats import Turn
 from stages.lib.records.examples import Example, write_examples
 from stages.lib.records.predictions import Prediction, read_predictions
-from stages.lib.records.tokenized_examples import TokenizedExample, write_label_ids, write_tokenized_examples
+from stages.lib.records.tokenized_examples import Label, TokenizedExample, write_label_ids, write_tokenized_examples
 from tests import tiny
 from tests.build import params_of, scratch_model, section
 
@@ -25,14 +27,17 @@ def predictions(
     examples: Sequence[Example],
     tokenized: list[TokenizedExample],
     no_input: list[int] | None = None,
+    architecture: str = "gpt2",
+    labels: Sequence[Label] = (),
     **overrides: Any,
 ) -> list[Prediction]:
     """Runs the stage with an untrained model."""
     tokens.save_pretrained(folder / "model")
-    tiny.model(tokens).save_pretrained(folder / "model")
+    network = tiny.model(tokens, 1, tiny.ARCHITECTURES[architecture][0], labels=[label.word for label in labels])
+    network.save_pretrained(folder / "model")
     write_examples(folder / "texts", examples)
     write_tokenized_examples(folder / "ids/test", [tokenized])
-    write_label_ids(folder / "ids/label_ids.json", [])
+    write_label_ids(folder / "ids/label_ids.json", labels)
     write_json(folder / "ids/no_input.json", {"source_ids": no_input})
     params = section(Predict, **overrides)
     paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder / "model"}
@@ -109,6 +114,53 @@ def test_a_test_split_that_nothing_can_be_compared_with_is_reported(tmp_path: Pa
     with pytest.raises(UserError, match="predict: no example of the test split can be predicted and compared") as error:
         predictions(tmp_path, tokens, [Example(source, source, [text])], tokenized)
     assert len(error.value.lines) == 1
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5", "bert"])
+def test_without_answers_each_source_has_a_prediction_and_no_loss(tmp_path: Path, architecture: str) -> None:
+    """The same texts as with answers."""
+    tokens = tiny.tokenizer(tiny.ARCHITECTURES[architecture][1])
+    labels = [Label("bad", [0]), Label("good", [1])] if architecture == "bert" else []
+    asked = [TokenizedExample(source, tokens(source)["input_ids"], [], [], 0) for source in tiny.FACTS]
+    answered = [example._replace(target_ids=[1]) for example in asked]
+    settings: dict[str, Any] = {"architecture": architecture, "labels": labels}
+    texts = [
+        predictions(tmp_path / name, tokens, [Example(own.id, own.id, references) for own in asked], ids, **settings)
+        for name, references, ids in (("blind", [], asked), ("answered", ["good"], answered))
+    ]
+    assert [(p.id, p.prediction) for p in texts[0]] == [(p.id, p.prediction) for p in texts[1]]
+    without = {(*p.references, p.round_trip, p.reference_nats, p.reference_tokens, p.reference_bytes) for p in texts[0]}
+    assert without == {("", 0.0, 0, 0)}
+
+
+CALL = json.dumps({"tool_calls": [{"function": {"name": "weather", "arguments": {"place": "York"}}}]})
+THOUGHT = json.dumps({"reasoning_content": "It rains."})
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "reference"),
+    [
+        (Turn("assistant", "", True, CALL), "[call weather York]", "[call weather York]"),
+        (Turn("assistant", "Take a cup.", True, THOUGHT), "(It rains.) Take a cup.", "(It rains.) Take a cup."),
+        (Turn("assistant", "Take a cup.", True, CALL), "Take a cup. [call weather]", "Take a cup. [call weather]"),
+        (Turn("assistant", "Take a cup."), "Take a mug.", "Take a cup."),
+        (Turn("assistant", "Take a cup.", True, json.dumps({"name": "Ann"})), "Ann: cup", "Take a cup."),
+    ],
+)
+def test_thoughts_and_calls_are_expected_in_the_form_that_the_template_gave_them(
+    tmp_path: Path, answer: Turn, form: str, reference: str
+) -> None:
+    """The first answer, without thoughts and calls, keeps the reference of the data."""
+    tokens = tiny.tokenizer()
+    turns = [Turn("user", "Hello"), Turn("assistant", "Hi."), Turn("user", "And now?"), answer]
+    ids = [[*tokens(text)["input_ids"], tokens.eos_token_id] for text in ("Hi there.", form)]
+    tokenized = [
+        TokenizedExample(f"talk-{number}", tokens("Hello")["input_ids"], own, [], 1)
+        for number, own in enumerate(ids, start=1)
+    ]
+    first, second = predictions(tmp_path, tokens, [Example("talk", "", ["Hi."], turns)], tokenized)
+    assert (first.references, first.round_trip) == (["Hi."], "Hi there.")
+    assert (second.references, second.round_trip) == ([reference], form)
 
 
 @pytest.mark.parametrize(("new_tokens", "is_truncated"), [(8, True), (30, False)])

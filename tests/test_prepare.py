@@ -380,6 +380,459 @@ def test_an_unknown_data_set_is_reported_in_one_line_and_soon(tmp_path: Path) ->
     assert time.monotonic() - start < 10
 
 
+# ---- data as people have it
+
+
+def held_out(row: Mapping[str, Any]) -> dict[str, str]:
+    """Files of one row each: `row`, with the name of its split in place of every `?`."""
+    return {f"held_{split}.jsonl": as_jsonl([row]).replace("?", split) for split in SPLITS[1:]}
+
+
+HELD: dict[str, Any] = {split: f"held_{split}.jsonl" for split in SPLITS[1:]}
+
+
+INSTRUCTIONS: list[dict[str, Any]] = [
+    {"instruction": "Add 1 and 2", "input": None, "output": "3"},
+    {"instruction": "Name a colour", "output": "red"},
+    {"instruction": "Sum up", "input": "1 2", "output": "3"},
+    {"instruction": "Greet", "input": "", "output": "hello"},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.jsonl", as_jsonl(INSTRUCTIONS)),
+        ("t.parquet", as_parquet([{"input": None, **row} for row in INSTRUCTIONS])),
+        ("t.csv", "instruction,input,output\nAdd 1 and 2,,3\nName a colour,,red\nSum up,1 2,3\nGreet,,hello\n"),
+    ],
+)
+def test_an_input_that_few_rows_have_is_optional(tmp_path: Path, name: str, content: str | bytes) -> None:
+    templates: dict[str, Any] = {"source": "{instruction}\n{input?}", "target": "{output}"}
+    files = {name: content, **held_out({"instruction": "?", "output": "?"})}
+    prepared = prepare(tmp_path, files, **HELD, **templates)
+    assert prepared.sources("train") == ["Add 1 and 2", "Name a colour", "Sum up\n1 2", "Greet"]
+    assert prepared.rejected == []
+
+
+def test_a_null_where_the_input_is_not_optional_names_it(tmp_path: Path) -> None:
+    templates: dict[str, Any] = {"source": "{instruction}\n{input}", "target": "{output}"}
+    files = {"t.jsonl": as_jsonl(INSTRUCTIONS), **held_out({"instruction": "?", "input": "?", "output": "?"})}
+    prepared = prepare(tmp_path, files, **HELD, **templates)
+    assert prepared.reasons() == [("t.jsonl", line, "missing_field") for line in (1, 2)]
+    assert all("input" in entry["detail"] for entry in prepared.rejected)
+
+
+QUOTED = [
+    (source, f'It is "{source}", they said.\nSo it is.' if n % 9 == 0 else f"It is {source}.")
+    for n, (source, _) in enumerate(single(0, 60))
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "faulty", "reading"),
+    [
+        pytest.param("t.csv", 'b,"It is b.', {}, id="never-closed"),
+        pytest.param("t.csv", '"b" x,It is b.', {}, id="text-behind-a-quote"),
+        pytest.param("t.csv", '"b,It is b.', {}, id="in-the-first-column"),
+        pytest.param("t.tsv", 'b\t"It is b.', {"quoted": True}, id="tsv"),
+        pytest.param("t.csv", 'b;"It is b.', {"delimiter": ";"}, id="semicolons"),
+    ],
+)
+def test_a_stray_quote_costs_its_own_line(tmp_path: Path, name: str, faulty: str, reading: dict[str, Any]) -> None:
+    delimiter = reading.get("delimiter", "\t" if name == "t.tsv" else ",")
+    before, after = as_csv(QUOTED[:30], delimiter), as_csv(QUOTED[30:], delimiter).partition("\n")[2]
+    prepared = prepare_train(tmp_path, name, f"{before}{faulty}\n{after}", reading=reading)
+    line = before.count("\n") + 1
+    assert prepared.reasons() == [(name, line, "bad_quoting")]
+    assert prepared.rejected[0]["row"] == {"raw": faulty}
+    assert [(own.source, *own.targets) for own in prepared.splits["train"]] == QUOTED
+    kept = before.count("\n") + after.count("\n") - 1 + HELD_OUT_ROWS
+    assert prepared.stats["lines"] == {"read": kept + 2, "kept": kept, "rejected": 1, "header": 1}
+
+
+def test_two_stray_quotes_do_not_swallow_the_rows_between_them(tmp_path: Path) -> None:
+    """By the rules of csv, they are the ends of one field."""
+    rows = [f"{source},It is {source}." for source, _ in single(0, 60)]
+    faulty = ['b,"It is b.', 'c,It is c."']
+    content = "\n".join(["facts,text", *rows[:20], faulty[0], *rows[20:40], faulty[1], *rows[40:]]) + "\n"
+    prepared = prepare_train(tmp_path, "t.csv", content)
+    assert [(entry["line"], entry["row"]) for entry in prepared.rejected] == [(22, {"raw": faulty[0]})]
+    assert [f"{own.source},{own.targets[0]}" for own in prepared.splits["train"]] == [*rows[:40], faulty[1], *rows[40:]]
+
+
+@pytest.mark.parametrize(
+    ("reading", "is_kept"),
+    [({}, False), ({"max_record_ratio": 10_000}, True), ({"max_record_ratio": 10_000, "max_record_lines": 20}, False)],
+)
+def test_a_record_far_longer_than_others_is_a_fault(tmp_path: Path, reading: dict[str, Any], is_kept: bool) -> None:
+    poem = "".join(f"Line {n} of it, and so on, and on, and on, until it ends.\n" for n in range(150))
+    content = as_csv([*single(0, 60), ("b", poem), *single(60, 90)])
+    prepared = prepare_train(tmp_path, "t.csv", content, reading=reading)
+    kept = [(own.source, own.targets[0]) for own in prepared.splits["train"]]
+    assert kept == [*single(0, 60), *([("b", poem.strip())] if is_kept else []), *single(60, 90)]
+    assert bool(prepared.rejected) is not is_kept
+    assert prepared.stats["lines"]["read"] == content.count("\n") + HELD_OUT_ROWS
+
+
+def talks(messages: Sequence[Mapping[str, Any]], **others: Any) -> dict[str, str]:
+    """A conversation in train, and one of another topic in each other split."""
+    other = [{"role": "user", "content": "? asks"}, {"role": "assistant", "content": "? answers"}]
+    return {"t.jsonl": as_jsonl([{"messages": messages, **others}]), **held_out({"messages": other})}
+
+
+def said(*turns: Row) -> list[dict[str, Any]]:
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+TALKS: dict[str, Any] = {"messages": "messages", **CHATS, **HELD}
+
+
+@pytest.mark.parametrize(
+    ("turns", "questions", "note"),
+    [
+        pytest.param(
+            [("user", "a"), ("user", "b"), ("assistant", "c")],
+            [("user: a\nb", ["c"])],
+            "merged_messages",
+            id="two-questions",
+        ),
+        pytest.param(
+            [("user", "a"), ("assistant", "b"), ("assistant", "c")],
+            [("user: a", ["b\nc"])],
+            "merged_messages",
+            id="two-answers",
+        ),
+        pytest.param(
+            [("assistant", "hello"), ("user", "a"), ("assistant", "b")],
+            [("assistant: hello\nuser: a", ["b"])],
+            "greetings",
+            id="greeting",
+        ),
+        pytest.param(
+            [("system", "s"), ("assistant", "hello"), ("user", "a"), ("assistant", "b")],
+            [("system: s\nassistant: hello\nuser: a", ["b"])],
+            "greetings",
+            id="greeting-behind-a-system-prompt",
+        ),
+        pytest.param(
+            [("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", "c")],
+            [("user: a\nassistant: \nuser: b", ["c"])],
+            "empty_answers",
+            id="empty-answer",
+        ),
+    ],
+)
+def test_turns_that_do_not_alternate_are_read(
+    tmp_path: Path, turns: list[Row], questions: list[tuple[str, list[str]]], note: str
+) -> None:
+    prepared = prepare(tmp_path, talks(said(*turns)), **TALKS)
+    assert prepared.questions("train") == questions
+    assert prepared.stats["notes"] == {note: 1}
+
+
+ASKED = [("user", "my password?"), ("assistant", "use the link"), ("user", "thanks"), ("assistant", "welcome")]
+MORE = [("user", "and my name?"), ("assistant", "in the settings")]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "learned", "rejected"),
+    [
+        pytest.param(ASKED[:2], ASKED, [], ["in_test"], id="train-begins-test"),
+        pytest.param([*ASKED, *MORE], ASKED, ["in the settings"], [], id="test-begins-train"),
+        pytest.param([*ASKED[:2], *MORE], ASKED, ["in the settings"], [], id="both-begin-alike"),
+        pytest.param([("system", "be kind"), *ASKED[:2]], ASKED, ["use the link"], [], id="other-history"),
+    ],
+)
+def test_train_learns_no_answer_that_test_asks_for(
+    tmp_path: Path, train: list[Row], test: list[Row], learned: list[str], rejected: list[str]
+) -> None:
+    alone = said(("user", "alone"), ("assistant", "alone"))  # train must not be empty
+    files = talks([]) | {
+        "t.jsonl": as_jsonl([{"messages": alone}, {"messages": said(*train)}]),
+        "held_test.jsonl": as_jsonl([{"messages": said(*test)}]),
+    }
+    prepared = prepare(tmp_path, files, **TALKS)
+    assert [answer for _, (answer,) in prepared.questions("train")] == ["alone", *learned]
+    assert [entry["reason"] for entry in prepared.rejected] == rejected
+    assert [answer for _, (answer,) in prepared.questions("test")] == [t for role, t in test if role == "assistant"]
+
+
+def test_of_a_growing_conversation_train_keeps_the_longest(tmp_path: Path) -> None:
+    growing = [{"messages": said(*ASKED[: 2 * n])} for n in (1, 2)]
+    prepared = prepare(tmp_path, talks([]) | {"t.jsonl": as_jsonl(growing)}, **TALKS)
+    assert prepared.reasons() == [("t.jsonl", 1, "prefix")]
+    assert [answer for _, (answer,) in prepared.questions("train")] == ["use the link", "welcome"]
+
+
+def as_table(ending: str, **columns: pa.Array) -> bytes:
+    buffer = io.BytesIO()
+    table = pa.table(columns)
+    if ending == "parquet":
+        pq.write_table(table, buffer)
+    else:
+        with pa.ipc.new_file(buffer, table.schema) as file:
+            file.write_table(table)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        pytest.param(pa.array([0.1, 1.1, 16_777_216.0], pa.float32()), ["0.1", "1.1", "16777216.0"], id="32-bits"),
+        pytest.param(pa.array([0.1, 1.1, 2048.0], pa.float16()), ["0.1", "1.1", "2048.0"], id="16-bits"),
+        pytest.param(pa.array([0.1, 1e-9], pa.float64()), ["0.1", "1e-09"], id="64-bits"),
+        pytest.param(pa.array([[0.1, 0.7], [1.1]], pa.list_(pa.float32())), ["0.1\n0.7", "1.1"], id="in-lists"),
+    ],
+)
+def test_numbers_of_a_table_are_as_short_as_they_were_written(
+    tmp_path: Path, ending: str, values: pa.Array, texts: list[str]
+) -> None:
+    content = as_table(ending, facts=values, text=pa.array([f"t{n}" for n in range(len(values))]))
+    assert prepare_train(tmp_path, f"t.{ending}", content).sources("train") == texts
+
+
+@pytest.mark.parametrize("number", ["1.10", "1e5", "-0", "0.30000000000000004", "123456789012345678901234567890.5"])
+def test_numbers_of_json_stay_as_they_are_written(tmp_path: Path, number: str) -> None:
+    prepared = prepare_train(tmp_path, "t.jsonl", f'{{"facts": {number}, "text": [{number}, "t"]}}\n')
+    assert prepared.questions("train") == [(number, [number, "t"])]
+
+
+@pytest.mark.parametrize(
+    ("row", "target"),
+    [
+        pytest.param(
+            {"s1": "r1", "s2": "r2", "s3": "r3"}, {"train": "{text}", "test": ["{s1}", "{s2}", "{s3}"]}, id="columns"
+        ),
+        pytest.param(
+            {"s1": "r1", "s2": None, "s3": ["r2", "", "r3"]},
+            {"train": "{text}", "test": ["{s1}", "{s2?}", "{s3}"]},
+            id="gaps",
+        ),
+        pytest.param({"refs": ["r1", "r2", "r3"]}, {"train": "{text}", "test": "{refs}"}, id="list"),
+        pytest.param(
+            {"refs": [{"text": "r1"}, {"text": "r2"}, {"text": "r3"}]},
+            {"train": "{text}", "test": "{refs.*.text}"},
+            id="list-of-objects",
+        ),
+    ],
+)
+def test_test_has_references_in_other_columns_than_train(
+    tmp_path: Path, row: dict[str, Any], target: dict[str, Any]
+) -> None:
+    files = {
+        "t.jsonl": as_jsonl(RECORDS),
+        **HELD_OUT,
+        "held_test.jsonl": as_jsonl([{"facts": "s", **row}]),
+    }
+    prepared = prepare(tmp_path, files, **HELD, target=target)
+    assert prepared.questions("test") == [("s", ["r1", "r2", "r3"])]
+    assert prepared.stats["examples"] == {"train": 10, "validation": 1, "test": 1}
+
+
+def test_references_of_test_in_files_of_their_own(tmp_path: Path) -> None:
+    references = {f"ref{n}": f"ref{n}.txt" for n in range(4)}
+    files = {**ALIGNED, **HELD_OUT, "test.src": "s0\ns1\n", **{f: f"{n} a\n{n} b\n" for n, f in references.items()}}
+    prepared = prepare(
+        tmp_path,
+        files,
+        train=COLUMNS,
+        validation="held_validation.jsonl",
+        test={"facts": "test.src", **references},
+        target={"train": "{text}", "test": [f"{{{name}}}" for name in references]},
+    )
+    assert prepared.questions("test") == [
+        ("s0", [f"{n} a" for n in references]),
+        ("s1", [f"{n} b" for n in references]),
+    ]
+
+
+def test_a_test_split_without_answers_is_kept(tmp_path: Path) -> None:
+    files = {"t.jsonl": as_jsonl(RECORDS), **HELD_OUT, "held_test.jsonl": '{"facts": "s"}\n{"facts": "u"}\n'}
+    prepared = prepare(tmp_path, files, **HELD, target={"train": "{text}", "test": None})
+    assert prepared.questions("test") == [("s", []), ("u", [])]
+    assert prepared.stats["references"]["test"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("t.csv", ";"), ("t.csv", "|"), ("t.csv", "\t"), ("t.tsv", ","), ("t.csv", "§")]
+)
+def test_any_delimiter_is_read(tmp_path: Path, name: str, delimiter: str) -> None:
+    rows = [(f"{n},5", f"a; b | c {n}") for n in range(9)]
+    prepared = prepare_train(tmp_path, name, as_csv(rows, delimiter), reading={"delimiter": delimiter, "quoted": True})
+    assert [(own.source, *own.targets) for own in prepared.splits["train"]] == rows
+
+
+@pytest.mark.parametrize(("delimiter", "advised"), [(";", "';'"), ("|", "'|'"), ("\t", r'"\t"')])
+def test_a_delimiter_that_nobody_named_is_advised(tmp_path: Path, delimiter: str, advised: str) -> None:
+    with pytest.raises(UserError) as error:
+        prepare_train(tmp_path, "t.csv", as_csv(ROWS, delimiter))
+    assert f"prepare.reading.delimiter: {advised}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("triples", "overrides", "source"),
+    [
+        pytest.param(["a | b | c", "d | e | f"], {}, "a | b | c\nd | e | f", id="texts"),
+        pytest.param([["a", "b", "c"], ["d", "e", "f"]], {}, "a | b | c\nd | e | f", id="lists"),
+        pytest.param(
+            [["a", "b", 1], ["d", "e", True]], {"list_separators": [" && ", " "]}, "a b 1 && d e true", id="separators"
+        ),
+        pytest.param(
+            [{"s": "a", "o": "c"}, {"s": "d", "o": "f"}],
+            {"source": "{facts.*.s} -> {facts.*.o}"},
+            "a\nd -> c\nf",
+            id="objects",
+        ),
+    ],
+)
+def test_a_list_is_a_source(tmp_path: Path, triples: Any, overrides: dict[str, Any], source: str) -> None:
+    files = {
+        "t.jsonl": as_jsonl([{"facts": triples, "text": ["one", "two"]}]),
+        **held_out({"facts": [{"s": "?", "o": "?"}], "text": "?"}),
+    }
+    if "source" not in overrides:
+        files |= HELD_OUT
+    prepared = prepare(tmp_path, files, **HELD, **overrides)
+    assert prepared.questions("train") == [(source, ["one", "two"])]
+
+
+THOUGHT = "<think>\nwhy {}\n</think>\n\nr{}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda n: {"content": THOUGHT.format(n, n)}, id="in-the-text"),
+        pytest.param(lambda n: {"content": f"r{n}", "reasoning_content": f"why {n}"}, id="reasoning-content"),
+        pytest.param(lambda n: {"content": f"r{n}", "reasoning": f"why {n}"}, id="reasoning"),
+        pytest.param(lambda n: {"content": f"r{n}", "thinking": f"why {n}"}, id="thinking"),
+    ],
+)
+def test_thoughts_are_part_of_every_answer(tmp_path: Path, answer: Any) -> None:
+    messages = [
+        message
+        for n in (1, 2)
+        for message in ({"role": "user", "content": f"q{n}"}, {"role": "assistant", **answer(n)})
+    ]
+    prepared = prepare(tmp_path, talks(messages), **TALKS)
+    first, second = THOUGHT.format(1, 1), THOUGHT.format(2, 2)
+    assert prepared.questions("train") == [
+        ("user: q1", [first]),
+        (f"user: q1\nassistant: {first}\nuser: q2", [second]),
+    ]
+    assert prepared.stats["notes"] == {}
+
+
+CALL = {"name": "weather", "arguments": {"place": "x", "days": 2}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(
+            {
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {**CALL, "arguments": '{"place": "x", "days": 2}'}}
+                ]
+            },
+            id="arguments-as-text",
+        ),
+        pytest.param({"tool_calls": [{"type": "function", "function": CALL}]}, id="arguments-as-object"),
+        pytest.param({"tool_calls": [CALL]}, id="without-function"),
+        pytest.param({"function_call": {**CALL, "arguments": '{"place": "x", "days": 2}'}}, id="function-call"),
+    ],
+)
+@pytest.mark.parametrize("content", ["Let me look.", "", None])
+def test_calls_of_tools_are_part_of_an_answer(tmp_path: Path, call: dict[str, Any], content: str | None) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    messages = [
+        {"role": "user", "content": "weather?"},
+        {"role": "assistant", "content": content, **call},
+        {"role": "tool", "content": "sun", "tool_call_id": "1"},
+        {"role": "assistant", "content": "sunny"},
+    ]
+    overrides = TALKS | {"conversation": {"tools": "tools?"}}
+    prepared = prepare(tmp_path, talks(messages, tools=tools), **overrides)
+    (first, (called,)), (second, answer) = prepared.questions("train")
+    assert (first, answer) == ("user: weather?", ["sunny"])
+    text, _, written = called.rpartition("<tool_call>\n")
+    assert text.strip() == (content or "")
+    assert json.loads(written.removesuffix("\n</tool_call>")) == CALL
+    assert called in second
+    (example,) = prepared.splits["train"]
+    (calls,) = json.loads(example.turns[1].fields)["tool_calls"]
+    assert calls.get("function", calls)["name"] == "weather"
+    assert json.loads(example.tools) == tools
+    assert prepared.stats["notes"] == {}
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, False])
+def test_an_answer_of_weight_0_is_not_learned(tmp_path: Path, weight: Any) -> None:
+    messages = said(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    messages[1]["weight"] = weight
+    prepared = prepare(tmp_path, talks(messages), **TALKS)
+    assert prepared.questions("train") == [("user: a\nassistant: b\nuser: c", ["d"])]
+    assert prepared.stats["notes"] == {"answers_without_weight": 1}
+
+
+def test_fields_that_nothing_reads_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = said(("user", "a"), ("assistant", "b"))
+    messages[1]["mood"] = "calm"
+    prepared = prepare(tmp_path, talks(messages, topic="sea", empty=None), **TALKS)
+    assert prepared.stats["unread_fields"] == {"topic": 1}
+    assert prepared.stats["notes"] == {"unread_message_fields.mood": 1}
+    assert capsys.readouterr().out.strip().endswith("; fields that nothing reads: topic")
+
+
+@pytest.mark.parametrize(
+    ("text", "turn"),
+    [
+        ("#Person1#: hi\n#Person2#: hello\n#Person1#: bye\n#Person2#: so long", "#(?P<role>Person[12])#:"),
+        ("Person1: hi\nPerson2: hello\nPerson1: bye\nPerson2: so long\n", r"(?m)^(?P<role>Person[12]): (?P<text>.*)$"),
+        (
+            "<Person1>hi</s><Person2>hello</s><Person1>bye</s><Person2>so long</s>",
+            "<(?P<role>Person.)>(?P<text>.*?)</s>",
+        ),
+    ],
+)
+def test_turns_in_one_text_are_read(tmp_path: Path, text: str, turn: str) -> None:
+    roles = {"Person1": "user", "Person2": "assistant"}
+    files = talks([]) | {"t.jsonl": as_jsonl([{"messages": text}])}
+    for split in SPLITS[1:]:
+        other = text.replace("hi", f"{split} asks").replace("hello", f"{split} answers")
+        files |= {f"held_{split}.jsonl": as_jsonl([{"messages": other}])}
+    prepared = prepare(tmp_path, files, **TALKS, conversation={"roles": roles, "turn": turn})
+    assert prepared.questions("train") == [
+        ("user: hi", ["hello"]),
+        ("user: hi\nassistant: hello\nuser: bye", ["so long"]),
+    ]
+
+
+def test_messages_in_rows_of_their_own_are_conversations(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": 1, "parent_id": None, "role": "prompter", "text": "a"},
+        {"id": 2, "parent_id": 1, "role": "assistant", "text": "b"},
+        {"id": 3, "parent_id": 1, "role": "assistant", "text": "c"},
+        {"id": 4, "parent_id": 3, "role": "prompter", "text": "d"},
+        {"id": 5, "parent_id": 4, "role": "assistant", "text": "e"},
+    ]
+    others = [{**row, "text": f"{row['text']} ?"} for row in rows[:2]]
+    files = {
+        "t.jsonl": as_jsonl(rows),
+        **{f"held_{split}.jsonl": as_jsonl(others).replace("?", split) for split in SPLITS[1:]},
+    }
+    thread = {"id": "id", "parent": "parent_id", "role": "role", "text": "text"}
+    prepared = prepare(tmp_path, files, **TALKS, reading={"thread": thread})
+    assert sorted(prepared.questions("train")) == [
+        ("user: a", ["b"]),
+        ("user: a", ["c"]),
+        ("user: a\nassistant: c\nuser: d", ["e"]),
+    ]
+    assert prepared.stats["lines"] == {"read": 9, "kept": 9, "rejected": 0}
+
+
 # ---- every row is counted
 
 GOOD = '{"facts": "a", "text": "A"}\n'
@@ -397,14 +850,14 @@ LONG = "x" * 200_000
             "t.csv",
             'facts,text\n"a\nb","A\n\nB"\nc\n',
             [("a\nb", "A\n\nB")],
-            [(6, "wrong_number_of_fields", {"fields": ["c"]})],
+            [(6, "wrong_number_of_fields", {"raw": "c"})],
             id="line-after-quoted-newlines",
         ),
         pytest.param(
             "t.csv",
             "facts,text\n\na,A\n\nb,B,c\n",
             [("a", "A")],
-            [(5, "wrong_number_of_fields", {"fields": ["b", "B", "c"]})],
+            [(5, "wrong_number_of_fields", {"raw": "b,B,c"})],
             id="line-after-blank-lines",
         ),
         pytest.param(
@@ -419,10 +872,10 @@ LONG = "x" * 200_000
         ),
         pytest.param(
             "t.jsonl",
-            GOOD + '\n{"facts": true, "text": "B"}\n{"facts": "c", "text": null}\n{"facts": "d", "text": []}\n',
+            GOOD + '\n{"facts": {"n": "b"}, "text": "B"}\n{"facts": "c", "text": null}\n{"facts": "d", "text": []}\n',
             [("a", "A")],
             [
-                (3, "no_text", {"facts": True, "text": "B"}),
+                (3, "no_text", {"facts": {"n": "b"}, "text": "B"}),
                 (4, "missing_field", {"facts": "c", "text": None}),
                 (5, "empty_target", {"facts": "d", "text": []}),
             ],
@@ -430,12 +883,13 @@ LONG = "x" * 200_000
         ),
         pytest.param(
             "t.jsonl",
-            '{"facts": "b"}\n' + GOOD + '["c"]\n{"facts": NaN}\n',
+            '{"facts": "b"}\n' + GOOD + '["c"]\n{"facts": "d"\n{"facts": NaN, "text": "E"}\n',
             [("a", "A")],
             [
                 (1, "missing_field", {"facts": "b"}),
-                (3, "no_object", {"value": ["c"]}),
-                (4, "no_json", {"text": '{"facts": NaN}'}),
+                (3, "missing_field", {"0": "c"}),
+                (4, "no_json", {"raw": '{"facts": "d"'}),
+                (5, "no_text", {"facts": "NaN", "text": "E"}),
             ],
             id="jsonl-other-rows",
         ),
@@ -450,7 +904,7 @@ LONG = "x" * 200_000
             "t.json",
             json.dumps([{"facts": "a", "text": "A"}, {"facts": "b"}], indent=0),
             [("a", "A")],
-            [(8, "missing_field", {"facts": "b"})],
+            [(6, "missing_field", {"facts": "b"})],
             id="json",
         ),
         pytest.param(

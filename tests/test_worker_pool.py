@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.lib.core import worker_pool
 from stages.lib.core.worker_pool import available_cores, in_batches, ordered_map
+
+
+@pytest.fixture(params=[0, 60], ids=["workers", "alone"])
+def _seconds_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "SECONDS_ALONE", request.param)
 
 
 def double(number: int) -> int:
@@ -44,12 +50,14 @@ def recorded(count: int, read: list[int]) -> Iterator[int]:
         yield number
 
 
+@pytest.mark.usefixtures("_seconds_alone")
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
 def test_results_come_in_order(workers: int, count: int) -> None:
     assert list(ordered_map(double, range(count), workers)) == [2 * number for number in range(count)]
 
 
+@pytest.mark.usefixtures("_seconds_alone")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_only_a_few_batches_are_read_ahead(workers: int) -> None:
     read: list[int] = []
@@ -58,6 +66,7 @@ def test_only_a_few_batches_are_read_ahead(workers: int) -> None:
     assert len(read) == 30
 
 
+@pytest.mark.usefixtures("_seconds_alone")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_a_worker_reaches_the_caller_after_the_earlier_results(workers: int) -> None:
     results = ordered_map(fail_at_three, range(50), workers)
@@ -66,6 +75,7 @@ def test_an_error_of_a_worker_reaches_the_caller_after_the_earlier_results(worke
         next(results)
 
 
+@pytest.mark.usefixtures("_seconds_alone")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_in_reading_reaches_the_caller(workers: int) -> None:
     def broken() -> Iterator[int]:

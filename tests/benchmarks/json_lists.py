@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as place:
         path = Path(place) / "rows.json"
         write_list(path)
-        (seconds, size), (whole_seconds, whole_size) = measured(by_element, path), measured(whole, path)
+        (seconds, size, _), (whole_seconds, whole_size, _) = measured(by_element, path), measured(whole, path)
         print(
             f"a JSON list of {path.stat().st_size / 1e6:.0f} MB: {size:.0f} MiB of memory, Python's parser takes "
             f"{whole_size:.0f} MiB; ratios: memory {size / whole_size:.2f}, time {seconds / whole_seconds:.1f}"

@@ -16,7 +16,6 @@ from transformers.models.auto.modeling_auto import (
 from stages.lib.checkpoint.config import config_before_training, read_config, scratch_config
 from stages.lib.core.process import UserError
 from stages.lib.params.model import Family, Model
-from stages.lib.records.tokenized_examples import TokenizedDataset
 
 ModelClass = Literal["causal", "seq2seq", "bert2bert", "classifier"]
 TokenCounts = np.ndarray[Any, np.dtype[np.int64]]
@@ -84,20 +83,20 @@ def saved_class(class_name: str, config: PreTrainedConfig) -> ModelClass:
 
 
 def check_fits(
-    model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], dataset: TokenizedDataset
+    model: Model, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], sources: TokenCounts, targets: TokenCounts
 ) -> None:
-    """Raises UserError where this model can't do this task, or an example is too long for it."""
+    """Raises UserError where this model can't do this task, or an example of these lengths is too long for it."""
     config = config_before_training(model, tokenizer)
     try:
         used = model_class(config, model.family, bool(labels))
     except ValueError as error:
         raise UserError(f"model: {error}") from None
-    check_room(used, config, dataset)
+    check_room(used, config, sources, targets)
 
 
-def check_room(used: ModelClass, config: PreTrainedConfig, dataset: TokenizedDataset) -> None:
+def check_room(used: ModelClass, config: PreTrainedConfig, sources: TokenCounts, targets: TokenCounts) -> None:
     """Raises UserError where an example has more tokens than the model has positions for."""
-    excess = excess_tokens(used, config, dataset.source_lengths(), dataset.target_lengths()) if len(dataset) else 0
+    excess = excess_tokens(used, config, sources, targets) if len(sources) else 0
     if excess > 0:
         raise UserError(
             f"model: an example has {excess} tokens more than the model has positions for; lower max_source_tokens or "

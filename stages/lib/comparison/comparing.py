@@ -12,7 +12,7 @@ from stages.lib.core.process import UserError
 from stages.lib.scores.breakdowns import SMALL, parts
 from stages.lib.scores.formulas import Numbers
 from stages.lib.scores.resampling import CONFIDENCE, Comparison, compare_scores, holm
-from stages.lib.scores.results import TRUTH
+from stages.lib.scores.results import NO_ANSWERS, TRUTH
 
 _CHANGED = 10  # examples told, of those that became worse and of those that became better
 _MISSING = "not there"
@@ -42,6 +42,8 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     Raises:
         UserError: the two can't be compared.
     """
+    if blind := [run.name for run in (first, second) if not any(own.references for own in run.predictions)]:
+        raise UserError(f"{' and '.join(blind)}: {NO_ANSWERS}, and there are no scores to compare")
     first, second = scored_alike(first, second)
     pairs = paired(first, second)
     if not pairs.first.scores:

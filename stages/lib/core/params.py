@@ -214,8 +214,29 @@ def _errors(schema: type[Section], values: Mapping[str, Any]) -> list[ErrorDetai
     try:
         schema.model_validate(values)
     except ValidationError as error:
-        return error.errors()
+        return list(_in_one_form(error.errors(), values))
     return []
+
+
+def _in_one_form(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> Iterator[ErrorDetails]:
+    """Of a value that can have several forms, pydantic reports what is wrong in each one, and adds the form to the
+    place. Here the first mistake of each place is left, and none of places that hold another one."""
+    places = [_place(error, values) for error in errors]
+    for number, (error, place) in enumerate(zip(errors, places, strict=True)):
+        if place not in places[:number] and not any(place == other[: len(place)] != other for other in places):
+            yield {**error, "loc": place}
+
+
+def _place(error: ErrorDetails, values: Any) -> tuple[int | str, ...]:
+    """Only the parts that lead into the values, and the name of what is missing."""
+    place: list[int | str] = []
+    for part in error["loc"]:
+        try:
+            values = values[part]
+        except (KeyError, TypeError):  # the name of a form
+            continue
+        place.append(part)
+    return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
 
 
 def _describe(error: ErrorDetails, schema: type[Section], allowed: Collection[str]) -> str:

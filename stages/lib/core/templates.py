@@ -1,11 +1,19 @@
-"""Templates over the fields of a row, such as `{question}\\n{context.text}`. A field is a dotted path."""
+"""Templates over the fields of a row, such as `{question}\\n{context.text}`.
+
+A field is the name of a column, or a dotted path into the value of a column. Its parts are keys of objects, and
+positions in lists, from 0. The part `*` takes every element of a list, or every value of an object, and makes a list.
+"""
 
 import math
-from collections.abc import Mapping
-from datetime import date
-from functools import cached_property
-from string import Formatter
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
+
+_KEYS_OF_MESSAGES = ({"role", "content"}, {"from", "value"})  # the second are those of ShareGPT
+_PIECE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]*)\}|(?P<single>[{}])|(?P<text>[^{}]+)")
 
 
 class RejectedRow(Exception):
@@ -16,73 +24,176 @@ class RejectedRow(Exception):
         self.reason, self.detail = reason, detail
 
 
+class NullValue(RejectedRow):
+    """A field is there, but holds null where a text must be."""
+
+
+class Field:
+    """A field as people write it. An optional one ends with `?`: where it is missing, its value is null."""
+
+    def __init__(self, written: str) -> None:
+        self._written = written
+        self.name, self.optional = written.removesuffix("?"), written.endswith("?")
+
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """A column whose own name ends with `?` comes first. Raises RejectedRow as `value_at` does."""
+        if not self.optional or self._written in values:
+            return value_at(self._written, values)
+        return value_at(self.name, values, optional=True)
+
+
 class Template:
     """Literal text with fields in braces. `{{` and `}}` are literal braces.
 
+    `separators` are put between the elements of a list, those of a list inside it, and so on; the last one is for all
+    that are deeper.
+
     Raises:
-        ValueError: unbalanced braces, or a field with a format or a conversion, as in `{a:>5}` and `{a!r}`.
+        ValueError: a single brace, or braces without a name.
     """
 
-    def __init__(self, text: str) -> None:
-        self._parts: list[tuple[str, str | None]] = []
-        for literal, field, layout, conversion in Formatter().parse(text):
-            if field == "" or layout or conversion:
-                raise ValueError(f"`{text}`: braces may contain only the name of a column")
-            self._parts.append((literal, field))
-
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(field for _, field in self._parts if field is not None)
+    def __init__(self, text: str, separators: Sequence[str] = ("\n", " | ")) -> None:
+        self._separators = separators
+        self._parts = _parse(text)
+        fields = [part for part in self._parts if isinstance(part, Field)]
+        self.fields = tuple(field.name for field in fields)
+        self.required = tuple(field.name for field in fields if not field.optional)
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Raises RejectedRow if a field is missing or holds no text."""
         return "".join(
-            literal if field is None else literal + as_text(field, value_at(field, values))
-            for literal, field in self._parts
+            part if isinstance(part, str) else self._text(part, part.value(values), 0) for part in self._parts
         )
 
     def render_all(self, values: Mapping[str, Any]) -> list[str]:
-        """One text. If the template is a single field that holds a list: one text per element."""
-        if len(self._parts) == 1 and self._parts[0][0] == "":
-            field = self.fields[0]
-            value = value_at(field, values)
+        """One text. If the template is a single field that holds a list: one text per element, empty for null."""
+        if len(self._parts) == 1 and isinstance(field := self._parts[0], Field):
+            value = field.value(values)
             if isinstance(value, list):
-                return [as_text(f"{field}.{number}", element) for number, element in enumerate(value)]
+                return ["" if element is None else self._text(field, element, 1) for element in value]
+            return [self._text(field, value, 0)]
         return [self.render(values)]
 
+    def _text(self, field: Field, value: Any, depth: int) -> str:
+        """The text of a value that is `depth` lists deep."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            if field.optional:
+                value = [element for element in value if element is not None]
+            separator = self._separators[min(depth, len(self._separators) - 1)]
+            return separator.join(self._text(field, element, depth + 1) for element in value)
+        if value is None and field.optional:
+            return ""
+        if value is None and depth:
+            raise RejectedRow("missing_field", f"{field.name} has a null in its list; {{{field.name}?}} leaves it out")
+        return as_text(_path_of_elements(field.name, depth), value, "*")
 
-def value_at(path: str, values: Mapping[str, Any]) -> Any:
-    """The value at a dotted path. Its parts are keys of objects, and positions in lists, from 0.
+
+def _parse(text: str) -> list[str | Field]:
+    parts: list[str | Field] = []
+    for piece in _PIECE.finditer(text):
+        if piece["single"]:
+            raise ValueError(f"`{text}`: a single {piece[0]}; write {piece[0] * 2} for a brace that is text")
+        if piece["field"] is None:
+            parts.append(piece[0][0] if piece["brace"] else piece[0])
+        elif Field(piece["field"]).name:
+            parts.append(Field(piece["field"]))
+        else:
+            raise ValueError(f"`{text}`: write the name of a column into the braces")
+    return parts
+
+
+def _path_of_elements(name: str, depth: int) -> str:
+    """The path to the elements of lists, `depth` of them deep. The name may lead into some of the lists already."""
+    return name + ".*" * (depth - name.split(".").count("*"))
+
+
+def value_at(path: str, values: Mapping[str, Any], optional: bool = False) -> Any:
+    """The value of a field. An `optional` one that isn't there is null.
 
     Raises:
         RejectedRow: there is no such value.
     """
     if path in values:  # the name of a column may contain dots
         return values[path]
-    found: Any = values
-    for part in path.split("."):
+    return _inside(values, path.split("."), 0, optional)
+
+
+def _inside(found: Any, parts: list[str], start: int, optional: bool) -> Any:
+    for place in range(start, len(parts)):
+        part = parts[place]
         if isinstance(found, Mapping) and part in found:
             found = found[part]
         elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
+        elif part == "*" and isinstance(found, Mapping | list):
+            elements = found.values() if isinstance(found, Mapping) else found
+            return [_inside(element, parts, place + 1, optional) for element in elements]
+        elif optional:
+            return None
         else:
-            raise RejectedRow("missing_field", f"no {path}")
+            raise RejectedRow("missing_field", f"no {'.'.join(parts)}")
     return found
 
 
-def as_text(field: str, value: Any) -> str:
-    """Raises RejectedRow for values other than texts, finite numbers and dates."""
+def as_text(field: str, value: Any, element: str = "0") -> str:
+    """Numbers as they are written, `true` or `false`, and dates and times in the form of ISO 8601.
+
+    Raises:
+        RejectedRow: the value is null, or of another kind; says what to write. `element` is what leads into a list.
+    """
     if isinstance(value, str):
         return value
     if value is None:
-        raise RejectedRow("missing_field", f"{field} is null")
-    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
+        raise NullValue("missing_field", f"{field} is null")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
-    if isinstance(value, date):  # also a datetime; parquet and the hub have both
+    if isinstance(value, Decimal) and value.is_finite():
+        return format(value, "f")  # str writes some with an exponent
+    if isinstance(value, date | time):  # also a datetime
         return value.isoformat()
-    raise RejectedRow("no_text", f"{field} holds {_type_name(value)}, not text")
+    if isinstance(value, timedelta):
+        return _duration(value)
+    if isinstance(value, UUID):
+        return str(value)
+    raise RejectedRow("no_text", f"{field} holds {_kind(field, value, element)}")
 
 
-def _type_name(value: Any) -> str:
-    names = {dict: "an object", list: "a list", bool: "true or false", float: "a number that is not finite"}
-    return names.get(type(value), f"a {type(value).__name__}")
+def _duration(value: timedelta) -> str:
+    """Hours, minutes and seconds, such as 26:00:00.5."""
+    seconds = abs(value)
+    hours, rest = divmod(seconds, timedelta(hours=1))
+    minutes, rest = divmod(rest, timedelta(minutes=1))
+    fraction = f".{rest.microseconds:06}".rstrip("0") if rest.microseconds else ""
+    return f"{'-' if value < timedelta(0) else ''}{hours}:{minutes:02}:{rest.seconds:02}{fraction}"
+
+
+def _kind(field: str, value: Any, element: str) -> str:
+    """What the value is, and what to write in its place."""
+    if isinstance(value, Mapping):
+        path = _path_to_text(field, value, element) or f"{field}.NAME"
+        is_message = any(keys <= value.keys() for keys in _KEYS_OF_MESSAGES)
+        advice = f"; for a conversation, use prepare.messages: {field.rstrip('.*')}" if is_message else ""
+        return f"an object, not text; write one of its fields, such as {path}{advice}"
+    if isinstance(value, list):
+        path = _path_to_text(field, value, element) or f"{field}.{element}"
+        return f"a list, not text; write one of its elements, such as {path}"
+    if isinstance(value, bytes):
+        return "bytes, not text; decode them in the file"
+    if isinstance(value, float | Decimal):
+        return "a number that is not finite"
+    return f"a {type(value).__name__}, not text"
+
+
+def _path_to_text(path: str, value: Any, element: str) -> str | None:
+    """The path of the first text or number in a value, at any depth."""
+    if isinstance(value, Mapping):
+        inner = [(f"{path}.{key}", own) for key, own in value.items() if "." not in str(key)]
+    elif isinstance(value, list):
+        inner = [(f"{path}.{element}", own) for own in (value[:1] if element == "0" else value)]
+    else:
+        return None if isinstance(value, bytes | None) else path
+    return next((found for place, own in inner if (found := _path_to_text(place, own, element))), None)

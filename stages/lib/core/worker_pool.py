@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
 from typing import Any, TypeVar
 
 from stages.lib.core.process import UserError, die_with_parent
@@ -14,6 +14,7 @@ from stages.lib.core.process import UserError, die_with_parent
 T = TypeVar("T")
 R = TypeVar("R")
 _NONE: Any = object()
+SECONDS_ALONE = 1.0
 
 
 def in_batches(
@@ -35,23 +36,30 @@ def in_batches(
 def ordered_map(work: Callable[[T], R], batches: Iterable[T], workers: int | None) -> Iterator[R]:
     """`work(batch)` for every batch, in order. At most two batches per worker process wait. None: one worker per core.
 
-    A single batch is processed here: to start workers would take longer.
+    The first batches are processed here, for as long as it would take to start workers: small data is done by then.
 
     Raises:
         UserError: a worker was killed.
     """
     workers = workers or available_cores()
     rest = iter(batches)
-    first = list(islice(rest, 2))
-    if workers == 1 or len(first) < 2:
-        yield from map(work, chain(first, rest))
-        return
+    seconds = 0.0
+    for batch in rest:
+        started = time.perf_counter()
+        result = work(batch)
+        seconds += time.perf_counter() - started
+        yield result
+        if workers > 1 and seconds >= SECONDS_ALONE:
+            yield from _by_workers(work, rest, workers)
+
+
+def _by_workers(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
     # spawn: a fork would copy the locks of Arrow's threads, but not the threads that release them
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
         waiting: deque[Future[R]] = deque()
         try:
-            for batch in chain(first, rest):
+            for batch in batches:
                 waiting.append(pool.submit(work, batch))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()

@@ -1,36 +1,41 @@
 """Conversations -> token ids, by the tokenizer's chat template; and the policy for conversations that are too long."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from stages.lib.checkpoint.chat_template import ChatFormat, Chunk
+from stages.lib.checkpoint.chat_template import Answer, ChatFormat, Refusal, Rendering
 from stages.lib.core.templates import RejectedRow
+from stages.lib.core.worker_pool import in_batches
 from stages.lib.encoding.encoded import Encoded
+from stages.lib.encoding.marked_encoder import MarkedEncoder, MarkedIds
 from stages.lib.encoding.text_encoder import TextEncoder
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.records.chats import Turn
-from stages.lib.records.examples import answer_id
+from stages.lib.records.chats import Turn, answer_places
+from stages.lib.records.examples import Example, answer_id
 from stages.lib.records.tokenized_examples import TokenizedExample
 
+_BATCH_RENDERINGS = 1024
+_BATCH_CHARACTERS = 1 << 20
 
-@dataclass
+
+@dataclass(frozen=True)
 class ChatTokens:
-    """A conversation as ids. `firsts` and `ends` are the places where each answer with loss begins and ends."""
+    """A rendered conversation as ids, with its answers with loss, whose spans are of tokens."""
 
-    turns: list[Turn]
-    last_only: bool  # only the last turn has loss
-    ids: list[int] = field(default_factory=list)
-    firsts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    turns: Sequence[Turn]
+    ids: list[int]
+    answers: list[Answer]
 
-    def example(self, name: str, start: int, stop: int, size: int) -> TokenizedExample:
+    def example(self, name: str, start: int, stop: int) -> TokenizedExample:
         """Answers `start` to `stop` (excluded) as target, and all before them as source."""
-        begin, last = self.firsts[start], self.ends[stop - 1]
-        between = zip(self.ends[start : stop - 1], self.firsts[start + 1 : stop], strict=True)
-        masked = [place - begin for end, first in between for place in range(end, first)]
-        return TokenizedExample(name, self.ids[:begin], self.ids[begin:last], masked, size)
+        answers = self.answers[start:stop]
+        begin, end = answers[0].first, answers[-1].end
+        with_loss = {place for answer in answers for span in answer.spans for place in range(*span)}
+        masked = [place - begin for place in range(begin, end) if place not in with_loss]
+        size = sum(answer.size for answer in answers)
+        return TokenizedExample(name, self.ids[:begin], self.ids[begin:end], masked, size)
 
 
 class ConversationEncoder:
@@ -40,142 +45,154 @@ class ConversationEncoder:
         self, tokenizer: PreTrainedTokenizerBase, texts: TextEncoder, params: Tokenize, answers_apart: bool
     ) -> None:
         self._format, self._texts, self._params = ChatFormat(tokenizer), texts, params
+        self._marked = MarkedEncoder(texts, self._format.special)
         self._answers_apart = answers_apart
 
-    def prompt_ids(self, turns: list[Turn]) -> list[int]:
-        """All that the model reads before it answers these turns."""
-        tokens = self._tokens([*turns, Turn("assistant", "-")], last_only=True)
-        return tokens.ids[: tokens.firsts[0]]
+    def exchange(self, question: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """All that the model reads before it answers a question, and what it writes for each answer, the end token
+        included. Raises RejectedRow where the template can't write them."""
+        found = self._tokens(self._format.exchanges(question, answers or ["-"]))
+        source = found[0].ids[: found[0].answers[0].first]
+        targets = [tokens.ids[answer.first : answer.end] for tokens in found for answer in tokens.answers]
+        return source, targets if answers else []
 
-    def answer_ids(self, text: str) -> list[int]:
-        """The answer as the model writes it, the end token included."""
-        tokens = self._tokens([Turn("user", "-"), Turn("assistant", text)])
-        return tokens.ids[tokens.firsts[0] : tokens.ends[0]]
+    def encode(self, examples: Iterable[Example]) -> list[Encoded]:
+        """The tokenized examples of each conversation: each has the history that fits, and one answer or several."""
+        batch = [Encoded(example) for example in examples]
+        pairs = ((encoded, rendering) for encoded in batch for rendering in self._renderings(encoded))
+        for chunk in in_batches(pairs, lambda pair: len(pair[1].text), _BATCH_RENDERINGS, _BATCH_CHARACTERS):
+            tokens = self._tokens([rendering for _, rendering in chunk])
+            for (encoded, _), own in zip(chunk, tokens, strict=True):
+                self._add(encoded, own)
+        for encoded in batch:
+            places = [answer_id(encoded.example.id, number) for number in range(encoded.tried)]
+            encoded.tokenized.sort(key=lambda example: places.index(example.id))
+        return batch
 
-    def encode(self, encoded: Encoded, turns: list[Turn]) -> None:
-        """Adds the tokenized examples of a conversation: each has the history that fits, and one answer or several."""
-        answers = answer_places(turns)
-        encoded.tried += len(answers)
-        try:
-            whole = self._tokens(turns)
-        except RejectedRow:
-            # some templates change earlier turns when more turns follow: then each answer is encoded alone
-            for number, place in enumerate(answers):
-                try:
-                    alone = self._tokens(turns[: place + 1], last_only=True)
-                except RejectedRow as problem:
-                    encoded.problems.append(problem)
-                else:
-                    self._encode_answers(encoded, alone, [place], number)
-        else:
-            self._encode_answers(encoded, whole, answers, 0)
+    def _renderings(self, encoded: Encoded) -> Iterator[Rendering]:
+        example = encoded.example
+        places = answer_places(example.turns)
+        encoded.tried += len(places)
+        rendered = self._format.renderings(example.turns, example.tools, places, self._answers_apart, encoded.left_out)
+        for rendering in rendered:
+            if isinstance(rendering, Refusal):
+                encoded.problems.append(rendering.problem)
+            else:
+                yield rendering
 
-    def _encode_answers(self, encoded: Encoded, whole: ChatTokens, places: list[int], first: int) -> None:
-        """Adds the tokenized examples of the answers at these places; `first` is the number of the first."""
-        encoded.source_tokens += whole.firsts
-        encoded.target_tokens += (end - first for first, end in zip(whole.firsts, whole.ends, strict=True))
+    def _tokens(self, renderings: Sequence[Rendering]) -> list[ChatTokens]:
+        spans = [[span for answer in rendering.answers for span in answer.spans] for rendering in renderings]
+        marked = self._marked.ids([rendering.text for rendering in renderings], spans)
+        return [
+            ChatTokens(rendering.turns, own.ids, [_in_tokens(answer, own) for answer in rendering.answers])
+            for rendering, own in zip(renderings, marked, strict=True)
+        ]
+
+    def _add(self, encoded: Encoded, whole: ChatTokens) -> None:
+        """Adds the tokenized examples of the answers of one rendering."""
+        encoded.source_tokens += (answer.first for answer in whole.answers)
+        encoded.target_tokens += (answer.end - answer.first for answer in whole.answers)
         encoded.unknown_tokens += self._texts.unknown(whole.ids)
-        number = 0
-        while number < len(places):
+        numbers = {place: number for number, place in enumerate(answer_places(encoded.example.turns))}
+        waiting = [answer.place for answer in whole.answers]
+        while waiting:
+            name = answer_id(encoded.example.id, numbers[waiting[0]])
             try:
-                tokens = self._with_fitting_history(whole, places[number], number)
-                own = number - (len(places) - len(tokens.firsts))  # its number among the answers that are left
-                stop = self._last_fitting(tokens, own)
+                tokens, skipped = self._with_fitting_history(encoded.example.tools, whole, waiting)
+                start = [answer.place + skipped for answer in tokens.answers].index(waiting[0])
+                stop = self._last_fitting(tokens, start)
             except RejectedRow as problem:
                 encoded.problems.append(problem)
-                number += 1
+                waiting = waiting[1:]
                 continue
-            size = sum(len(whole.turns[place].text.encode()) for place in places[number : number + stop - own])
-            name = answer_id(encoded.example.id, first + number)
-            encoded.tokenized.append(tokens.example(name, own, stop, size))
+            encoded.tokenized.append(tokens.example(name, start, stop))
             encoded.sources_truncated += tokens is not whole
-            number += stop - own
+            done = {answer.place + skipped for answer in tokens.answers[start:stop]}
+            waiting = [place for place in waiting if place not in done]
 
-    def _with_fitting_history(self, whole: ChatTokens, place: int, number: int) -> ChatTokens:
+    def _with_fitting_history(self, tools: str, whole: ChatTokens, places: list[int]) -> tuple[ChatTokens, int]:
         """The same conversation; or, by the policy for long sources, without its oldest turns, so that the prompt for
-        this answer fits."""
-        found, limit = whole.firsts[number], self._params.max_source_tokens
+        the first of these answers fits. Then it has those of them that the template writes alike in it. The number is
+        that of the turns left out."""
+        found = next(answer.first for answer in whole.answers if answer.place == places[0])
+        limit = self._params.max_source_tokens
         if found <= limit:
-            return whole
+            return whole, 0
         if self._params.truncation not in ("left", "right"):
             raise RejectedRow("long_source", f"history of {found:,} tokens, more than tokenize.max_source_tokens")
-        skipped = turns_to_drop(whole.turns[:place], self.prompt_ids, limit)
-        return self._tokens(without_oldest(whole.turns, skipped), whole.last_only)
+        answer = whole.turns[places[0]]
+        skipped = turns_to_drop(
+            whole.turns[: places[0]], lambda history: self._prompt_length([*history, answer], tools), limit
+        )
+        shorter = without_oldest(whole.turns, skipped)
+        wanted = [place - skipped for place in (places[:1] if self._answers_apart else places)]
+        for rendering in self._format.renderings(shorter, tools, wanted, self._answers_apart):
+            if isinstance(rendering, Refusal):
+                if rendering.place == wanted[0]:
+                    raise rendering.problem
+            elif rendering.answers[0].place == wanted[0]:
+                return self._tokens([rendering])[0], skipped
+        raise AssertionError("each answer is in a rendering or refused")
 
-    def _last_fitting(self, tokens: ChatTokens, own: int) -> int:
-        """The number after the last answer that fits into a tokenized example that begins with answer `own`."""
-        lengths = [end - first for first, end in zip(tokens.firsts, tokens.ends, strict=True)]
+    def _prompt_length(self, turns: Sequence[Turn], tools: str) -> int:
+        """Of all that the model reads before the last of these turns."""
+        (tokens,) = self._tokens([self._format.alone(turns, tools)])
+        return tokens.answers[0].first
+
+    def _last_fitting(self, tokens: ChatTokens, start: int) -> int:
+        """The number after the last answer that fits into a tokenized example that begins with answer `start`."""
+        lengths = [answer.end - answer.first for answer in tokens.answers]
         limit = self._params.max_target_tokens
-        if lengths[own] > limit:
-            raise RejectedRow("long_target", f"answer of {lengths[own]:,} tokens, more than tokenize.max_target_tokens")
-        stop = own + 1
+        if lengths[start] > limit:
+            raise RejectedRow(
+                "long_target", f"answer of {lengths[start]:,} tokens, more than tokenize.max_target_tokens"
+            )
+        stop = start + 1
         room = self._params.max_source_tokens + limit
-        while not self._answers_apart and stop < len(lengths) and lengths[stop] <= limit and tokens.ends[stop] <= room:
+        while (
+            not self._answers_apart
+            and stop < len(lengths)
+            and lengths[stop] <= limit
+            and tokens.answers[stop].end <= room
+        ):
             stop += 1
         return stop
 
-    def _tokens(self, turns: list[Turn], last_only: bool = False) -> ChatTokens:
-        chunks = self._format.chunks(turns, last_only)
-        tokens = ChatTokens(turns, last_only)
-        for (_, answer), ids in zip(chunks, self._chunk_ids(chunks), strict=True):
-            if answer is not None and answer == len(tokens.firsts):
-                tokens.firsts.append(len(tokens.ids))
-                tokens.ends.append(len(tokens.ids))
-            tokens.ids += ids
-            if answer is not None:
-                tokens.ends[answer] = len(tokens.ids)
-        return tokens
 
-    def _chunk_ids(self, chunks: Sequence[Chunk]) -> Iterator[list[int]]:
-        contents = [content for content, _ in chunks if isinstance(content, str)]
-        encoded = iter(self._texts.ids(contents, special=False))
-        before, before_ids = "", list[int]()
-        for content, _ in chunks:
-            if isinstance(content, int):
-                before, ids = "", [content]
-            else:
-                ids = self._continuation(before, before_ids, content, alone=next(encoded))
-                before, before_ids = content, ids
-            yield ids
-
-    def _continuation(self, before: str, before_ids: list[int], text: str, alone: list[int]) -> list[int]:
-        """The ids of a text after another text, if the ids of that one stay the same. Tokenizers such as Llama 2's put
-        a blank in front of a text that is encoded `alone`."""
-        if not before:
-            return alone
-        (both,) = self._texts.ids([before + text], special=False)
-        return both[len(before_ids) :] if both[: len(before_ids)] == before_ids else alone
+def _in_tokens(answer: Answer, marked: MarkedIds) -> Answer:
+    return replace(answer, spans=[(marked.before(begin), marked.before(end)) for begin, end in answer.spans])
 
 
-def answer_places(turns: Sequence[Turn]) -> list[int]:
-    return [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-
-
-def turns_to_drop(turns: list[Turn], encode: Callable[[list[Turn]], list[int]], limit: int) -> int:
+def turns_to_drop(turns: Sequence[Turn], length: Callable[[list[Turn]], int], limit: int) -> int:
     """How many of the oldest turns, system turns not counted, to drop until the others have at most `limit` tokens.
+    What is left begins with a user's turn: an answer or the result of a tool would lack what it answers.
+
+    Args:
+        length: of turns, in tokens.
 
     Raises:
-        RejectedRow: the last turn alone is too long.
+        RejectedRow: the turns since the last one of a user are too long.
     """
-    # a conversation can't begin with an answer
-    possible = [n for n in range(len(turns)) if (left := without_oldest(turns, n)) and _can_begin(left)]
+    possible = [n for n in range(len(turns)) if n == 0 or _can_begin(without_oldest(turns, n))]
     low, high = 0, len(possible) - 1
     while low < high:  # less history is never longer
         middle = (low + high) // 2
-        if len(encode(without_oldest(turns, possible[middle]))) <= limit:
+        if length(without_oldest(turns, possible[middle])) <= limit:
             high = middle
         else:
             low = middle + 1
-    if not possible or len(encode(without_oldest(turns, possible[low]))) > limit:
-        raise RejectedRow("long_source", "the last turn alone is longer than tokenize.max_source_tokens")
+    if length(without_oldest(turns, possible[low])) > limit:
+        raise RejectedRow(
+            "long_source", "the turns since the last user turn are longer than tokenize.max_source_tokens"
+        )
     return possible[low]
 
 
-def without_oldest(turns: list[Turn], count: int) -> list[Turn]:
+def without_oldest(turns: Sequence[Turn], count: int) -> list[Turn]:
     """Without so many of the oldest turns; system turns stay."""
     kept = next((place for place, turn in enumerate(turns) if turn.role != "system"), len(turns))
     return [*turns[:kept], *turns[kept + count :]]
 
 
-def _can_begin(turns: list[Turn]) -> bool:
-    return next((turn.role for turn in turns if turn.role != "system"), "assistant") != "assistant"
+def _can_begin(turns: Sequence[Turn]) -> bool:
+    return next((turn.role for turn in turns if turn.role != "system"), "") == "user"

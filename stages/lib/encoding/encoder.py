@@ -2,22 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.lib.checkpoint.special_tokens import SpecialTokens, inert
 from stages.lib.checkpoint.tokenizers import target_from
 from stages.lib.core.templates import RejectedRow
-from stages.lib.encoding.conversations import ConversationEncoder, answer_places, turns_to_drop, without_oldest
+from stages.lib.encoding.conversations import ConversationEncoder, turns_to_drop, without_oldest
 from stages.lib.encoding.encoded import Encoded
+from stages.lib.encoding.marked_encoder import MarkedEncoder
 from stages.lib.encoding.text_encoder import TextEncoder
 from stages.lib.params.model import Family
 from stages.lib.params.tokenize import Tokenize
-from stages.lib.records.chats import Turn, render
+from stages.lib.records.chats import Turn, answer_places, render
 from stages.lib.records.examples import Example, Question
 from stages.lib.records.tokenized_examples import TokenizedExample
 
-# examples, then the ids of each source and of each target of all their questions, except for conversations
-Ids = tuple[Sequence[Example], list[list[int]], list[list[int]]]
+
+class Ids(NamedTuple):
+    """The ids of each source and of each target of all questions, conversations left out. A source is a problem instead
+    where the chat template refuses it."""
+
+    examples: Sequence[Example]
+    sources: Sequence[list[int] | RejectedRow]
+    targets: list[list[int]]
+    conversations: list[Encoded]
 
 
 class Encoder:
@@ -39,41 +49,50 @@ class Encoder:
     ) -> None:
         self._tokenizer, self._params, self._family, self._labels = tokenizer, params, family, labels
         self._texts = TextEncoder(tokenizer)
+        self._special = SpecialTokens(tokenizer)
+        self._marked = MarkedEncoder(self._texts, self._special)
+        self._marked_prompt = self._special.marked(inert(params.prompt))
+        self._empty_target = len(target_from([], tokenizer, family))
+        self._has_special_prompt = self._special.are_in(params.prompt)
         self._conversations = (
             ConversationEncoder(tokenizer, self._texts, params, answers_apart)
             if family == "causal" and tokenizer.chat_template
             else None
         )
+        self._chat = self._conversations if params.as_chat else None  # of a source and its targets
 
     @property
     def is_fast(self) -> bool:
         return self._texts.is_fast
 
     def ids(self, examples: Sequence[Example]) -> Ids:
-        """Before anything is truncated or split. This part leaves Python's lock free, so it can run beside `fitted`."""
+        """Before any text is truncated or split; conversations are done. The tokenizing leaves Python's lock free, so
+        this part can run beside `fitted`."""
         questions = [question for example in examples for question in self._questions(example)]
-        sources = self._source_ids([self._prompt(question.source) for question in questions])
-        return examples, sources, self._target_ids([text for each in questions for text in each.references])
+        conversations = (example for example in examples if example.turns)
+        encoded = [] if self._conversations is None else self._conversations.encode(conversations)
+        if self._chat is not None:
+            return Ids(examples, *self._as_chat(self._chat, questions), encoded)
+        sources = self._source_ids([question.source for question in questions])
+        targets = self._target_ids([text for question in questions for text in question.references])
+        return Ids(examples, sources, targets, encoded)
 
     def prompt_without_source(self) -> list[int] | None:
         """The ids of the prompt around an empty source. None where they are none, or the chat template refuses it."""
         try:
-            (ids,) = self._source_ids([self._prompt("")])
+            return self._asked(Question("", "", [], ""), "") or None
         except RejectedRow:
             return None
-        return ids or None
 
     def fitted(self, ids: Ids) -> list[Encoded]:
-        examples, sources, targets = ids
-        rest_of_sources, rest_of_targets = iter(sources), iter(targets)
+        sources, targets, conversations = iter(ids.sources), iter(ids.targets), iter(ids.conversations)
         batch = []
-        for example in examples:
-            encoded = Encoded(example)
-            if self._conversations is not None and example.turns:
-                self._conversations.encode(encoded, example.turns)
+        for example in ids.examples:
+            is_encoded = self._conversations is not None and example.turns
+            encoded = next(conversations) if is_encoded else Encoded(example)
+            encoded.special_as_text = self._has_special_tokens(example)
             for question in self._questions(example):
-                own_targets = list(islice(rest_of_targets, len(question.references)))
-                self._encode(encoded, question, next(rest_of_sources), own_targets)
+                self._encode(encoded, question, next(sources), list(islice(targets, len(question.references))))
             batch.append(encoded)
         return batch
 
@@ -81,16 +100,48 @@ class Encoder:
         """None for what is encoded as a conversation."""
         return iter(()) if self._conversations is not None and example.turns else example.questions()
 
+    def _has_special_tokens(self, example: Example) -> bool:
+        if not example.turns:
+            return any(map(self._special.are_in, (example.source, *example.targets)))
+        return self._special.are_in(example.tools) or any(
+            self._special.are_in(text, is_answer=turn.role == "assistant")
+            for turn in example.turns
+            for text in (turn.text, turn.fields)
+        )
+
+    def _as_chat(
+        self, chat: ConversationEncoder, questions: Sequence[Question]
+    ) -> tuple[list[list[int] | RejectedRow], list[list[int]]]:
+        """The prompt around each source as what a user says, and its targets as answers. Special tokens that the prompt
+        names stay text: here they would forge a turn."""
+        sources, targets = list[list[int] | RejectedRow](), list[list[int]]()
+        for question in questions:
+            try:
+                source, answers = chat.exchange(self._prompt(question.source), question.references)
+            except RejectedRow as problem:
+                sources.append(problem)
+                targets += [[] for _ in question.references]
+            else:
+                sources.append(source)
+                targets += answers
+        return sources, targets
+
+    def _asked(self, question: Question, source: str) -> list[int]:
+        """The ids of the prompt for a question, around this source. Raises RejectedRow."""
+        if self._chat is None:
+            return self._source_ids([source])[0]
+        return self._chat.exchange(self._prompt(source), question.references)[0]
+
     def _prompt(self, source: str) -> str:
         # not str.format: the text around may hold braces of its own
         return self._params.prompt.replace("{source}", source)
 
-    def _source_ids(self, texts: list[str]) -> list[list[int]]:
+    def _source_ids(self, sources: list[str]) -> list[list[int]]:
         """With the tokenizer's own special tokens. In a causal model without an end token, since the target follows,
         and never empty: the first token of a free text needs one before it."""
-        if self._conversations is not None and self._params.as_chat:
-            return [self._conversations.prompt_ids([Turn("user", text)]) for text in texts]
-        encoded = self._texts.ids(texts)
+        if self._has_special_prompt:
+            return self._with_special_prompt(sources)
+        encoded = self._texts.ids([self._prompt(source) for source in sources])
         if self._family != "causal":
             return encoded
         end, start = self._tokenizer.eos_token_id, self._tokenizer.bos_token_id
@@ -101,28 +152,44 @@ class Encoder:
                 ids.append(end if start is None else start)
         return encoded
 
+    def _with_special_prompt(self, sources: list[str]) -> list[list[int]]:
+        """The prompt's own special tokens are special, those of a source stay text. A start token that the prompt has
+        is not doubled."""
+        texts = [self._marked_prompt.replace("{source}", inert(source)) for source in sources]
+        start, end = self._texts.frame
+        end = [] if self._family == "causal" else end
+        bare = [marked.ids for marked in self._marked.ids(texts, [()] * len(texts))]
+        return [[*([] if start and ids[:1] == start[-1:] else start), *ids, *end] for ids in bare]
+
     def _target_ids(self, texts: list[str]) -> list[list[int]]:
         """As the model writes them, the end token included. A label for a classification head is its number."""
         if self._labels and self._family == "encoder":
             return [[self._labels.index(text)] for text in texts]
-        if self._conversations is not None and self._params.as_chat:
-            return [self._conversations.answer_ids(text) for text in texts]
         if self._family == "causal":
-            return [[*ids, self._tokenizer.eos_token_id] for ids in self._texts.ids(texts, special=False)]
+            end = self._tokenizer.eos_token_id
+            return [[*ids, end] for ids in self._texts.ids(texts, special=False)]
         return [target_from(ids, self._tokenizer, self._family) for ids in self._texts.ids(texts, is_target=True)]
 
-    def _encode(self, encoded: Encoded, question: Question, source_ids: list[int], targets: list[list[int]]) -> None:
-        """Adds the tokenized examples of one question, or the reason why there are none."""
-        encoded.tried += len(targets)
-        encoded.source_tokens.append(len(source_ids))
-        encoded.target_tokens += map(len, targets)
-        encoded.unknown_tokens += self._texts.unknown(source_ids, *targets)
+    def _encode(
+        self, encoded: Encoded, question: Question, source_ids: list[int] | RejectedRow, targets: list[list[int]]
+    ) -> None:
+        """Adds the tokenized examples of one question, or the reason why there are none. A question without references
+        makes one, without a target."""
+        tries = max(len(targets), 1)
+        encoded.tried += tries
         try:
+            if isinstance(source_ids, RejectedRow):
+                raise source_ids
+            encoded.source_tokens.append(len(source_ids))
+            encoded.target_tokens += map(len, targets)
+            encoded.unknown_tokens += self._texts.unknown(source_ids, *targets)
             fitting = self._fitting_source(encoded.example, question, source_ids)
         except RejectedRow as problem:
-            encoded.problems += [problem] * len(targets)
+            encoded.problems += [problem] * tries
             return
         encoded.sources_truncated += fitting is not source_ids
+        if not targets:
+            encoded.tokenized.append(TokenizedExample(question.id, fitting, [], [], 0))
         for target, ids in zip(question.references, targets, strict=True):
             try:
                 tokenized = list(self._tokenized(question.id, fitting, ids, len(target.encode())))
@@ -145,7 +212,7 @@ class Encoder:
         while len(ids) > limit and source:
             excess = -(-(len(ids) - limit) // self._params.prompt.count("{source}"))
             source = self._texts.shortened(source, excess, at_start=policy == "left")
-            ids = self._source_ids([self._prompt(source)])[0]
+            ids = self._asked(question, source)
         if len(ids) > limit:
             raise RejectedRow("long_prompt", f"tokenize.prompt alone takes {len(ids):,} tokens")
         return ids
@@ -154,18 +221,19 @@ class Encoder:
         """The ids of a conversation before one of its answers, without its oldest turns."""
 
         def encode(turns: list[Turn]) -> list[int]:
-            return self._source_ids([self._prompt(render(turns))])[0]
+            return self._source_ids([render(turns)])[0]
 
         number = [each.id for each in example.questions()].index(question.id)
         turns = example.turns[: answer_places(example.turns)[number]]
-        return encode(without_oldest(turns, turns_to_drop(turns, encode, self._params.max_source_tokens)))
+        limit = self._params.max_source_tokens
+        return encode(without_oldest(turns, turns_to_drop(turns, lambda history: len(encode(history)), limit)))
 
     def _tokenized(self, name: str, source_ids: list[int], ids: list[int], size: int) -> Iterator[TokenizedExample]:
         """One; or, by the policy for long targets, as many as the target needs. Each token has loss in exactly one. The
         tokens right before a piece are repeated in front of it as context."""
         limit, overlap = self._params.max_target_tokens, self._params.overlap_tokens
         is_label = self._labels and self._family == "encoder"
-        if not is_label and len(ids) <= len(target_from([], self._tokenizer, self._family)):
+        if not is_label and len(ids) <= self._empty_target:
             raise RejectedRow("untrainable", "the target has no token of its own, only the end token")
         if len(ids) <= limit:
             yield TokenizedExample(name, source_ids, ids, [], size)

@@ -1,10 +1,14 @@
 """Texts -> token ids: many texts at once, on all cores. Special tokens that a text names are plain characters."""
 
 import json
-from collections.abc import Container
+from collections.abc import Set
+from functools import cached_property
+from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
+
+from stages.lib.checkpoint.special_tokens import MARK, SpecialTokens, is_byte
 
 
 class TextEncoder:
@@ -29,6 +33,25 @@ class TextEncoder:
         options = {"add_special_tokens": special, "split_special_tokens": True}
         return [list(ids) for ids in self._tokenizer(**{argument: texts}, **options)["input_ids"]]
 
+    def marked(self, texts: list[str]) -> list[Encoding]:
+        """The ids of texts in which MARK stands before each special token (see special_tokens), and the place of each
+        id. No special token is added. Only fast tokenizers have this."""
+        return self._marked_backend.encode_batch(texts, add_special_tokens=False) if texts else []
+
+    @cached_property
+    def _marked_backend(self) -> Tokenizer:
+        assert self._backend is not None, "a fast tokenizer"
+        content = json.loads(self._backend.to_str())
+        content["post_processor"] = None  # some trim white space off the places of tokens
+        return Tokenizer.from_str(json.dumps(content))
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a text."""
+        (framed,), (bare,) = self.ids(["x"]), self.ids(["x"], special=False)
+        start = next(n for n in range(len(framed)) if framed[n : n + len(bare)] == bare)
+        return framed[:start], framed[start + len(bare) :]
+
     def shortened(self, text: str, tokens: int, at_start: bool) -> str:
         """The text without so many tokens at one end. A slow tokenizer gives no offsets: its tokens count as equally
         long."""
@@ -43,11 +66,13 @@ class TextEncoder:
 
     def unknown(self, *texts: list[int]) -> int:
         """The number of unknown tokens among the ids of these texts."""
+        return 0 if self._unknown is None else sum(ids.count(self._unknown) for ids in texts)
+
+    @cached_property
+    def _unknown(self) -> int | None:
         # GPT-2 has one token for unknown, start and end; it is byte-level and knows every text
-        unknown = self._tokenizer.unk_token_id
-        if unknown in (None, self._tokenizer.eos_token_id, self._tokenizer.bos_token_id):
-            return 0
-        return sum(ids.count(unknown) for ids in texts)
+        unknown: int | None = self._tokenizer.unk_token_id
+        return None if unknown in (self._tokenizer.eos_token_id, self._tokenizer.bos_token_id) else unknown
 
 
 def _target_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -64,12 +89,7 @@ def _target_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """A copy that reads `<|end|>` in a text as plain characters: data can't end a target or forge a turn."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    if content["model"]["type"] == "Unigram":  # its pieces include the special tokens, as the likeliest of all
-        special = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
-        pieces = content["model"]["vocab"]
-        content["model"]["vocab"] = [[_renamed(text, special), score] for text, score in pieces]
-        for token in content["added_tokens"]:  # renamed like the pieces, so that all keep their ids
-            token["content"] = _renamed(token["content"], special)
+    _rename(content, set(SpecialTokens(tokenizer).ids))
     backend = Tokenizer.from_str(json.dumps(content))
     backend.no_truncation()
     backend.no_padding()
@@ -77,6 +97,18 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return backend
 
 
-def _renamed(token: str, special: Container[str]) -> str:
-    """A special token gets a name that no text contains: with a NUL in front."""
-    return f"\0{token}" if token in special else token
+def _rename(content: dict[str, Any], special: Set[str]) -> None:
+    """Gives all special tokens a MARK in front, in the pieces of the model too: some models, such as Unigram, would
+    find them there, as the likeliest of all. Renamed in the same way everywhere, they keep their ids."""
+    names = {token: MARK + token for token in special}
+    content["added_tokens"] = [token for token in content["added_tokens"] if not is_byte(token["content"])]
+    for token in content["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = content["model"]
+    model["unk_token"] = names.get(model.get("unk_token"), model.get("unk_token"))
+    if model["type"] == "Unigram":
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    elif not special.isdisjoint(model["vocab"]):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+        merges = ((merge, merge.split(" ") if isinstance(merge, str) else merge) for merge in model.get("merges", []))
+        model["merges"] = [merge for merge, pair in merges if special.isdisjoint({*pair, "".join(pair)})]

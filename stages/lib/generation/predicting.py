@@ -14,7 +14,8 @@ from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_i
 from stages.lib.models.devices import move_to_own_device
 from stages.lib.models.losses import example_losses
 from stages.lib.params.predict import Predict
-from stages.lib.records.examples import Question, read_examples
+from stages.lib.records.chats import answer_places
+from stages.lib.records.examples import Example, Question, answer_id, read_examples
 from stages.lib.records.predictions import Prediction
 from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, read_label_ids
 
@@ -30,7 +31,8 @@ def predictions_of(
     batch_size: int,
     title: str,
 ) -> list[Prediction]:
-    """One for each question of the test split whose source and references were not rejected.
+    """One for each question of the test split whose source and references were not rejected. Where nobody knows the
+    answers of the split, a prediction has no reference and no loss.
 
     Args:
         texts: folder of the test split's examples.
@@ -39,12 +41,12 @@ def predictions_of(
         title: of the stage.
 
     Raises:
-        UserError: there is no such question, or none with a reference that is not blank; or as `decode` does.
+        UserError: there is no such question, or all references are blank; or as `decode` does.
     """
     move_to_own_device(network)
     dataset, labels = TokenizedDataset(ids / "test"), read_label_ids(ids / "label_ids.json")
     prompts = list(_prompts(texts, dataset, network, tokenizer, labels, params))
-    if not any(reference.strip() for prompt in prompts for reference in prompt.question.references):
+    if all(_is_blank(prompt.question.references) for prompt in prompts):
         raise UserError(
             f"{title}: no example of the test split can be predicted and compared: all were rejected, or their "
             f"references are blank; see data/tokenize/report/rejected.jsonl and params.yaml -> prepare of the scenario"
@@ -88,6 +90,10 @@ def prediction_without_input(
     return decoded.text
 
 
+def _is_blank(references: Sequence[str]) -> bool:
+    return bool(references) and not any(reference.strip() for reference in references)
+
+
 @dataclass(frozen=True)
 class _Prompt:
     question: Question
@@ -114,15 +120,27 @@ def _prompts(
     params: Predict,
 ) -> Iterator[_Prompt]:
     """For the questions that have ids. tokenize has rejected the others, and its report says why."""
-    questions = {question.id: question for example in read_examples(texts) for question in example.questions()}
+    questions, of_template = dict[str, Question](), set[str]()
+    for example in read_examples(texts):
+        questions |= {question.id: question for question in example.questions()}
+        of_template |= _written_by_template(example)
     # the tokenized examples of one question are neighbours, in the order of the questions
     for name, own in groupby(dataset, lambda example: example.id):
         question, examples = questions[name], list(own)
         if question.source:
             target = examples[0].target_ids if labels else _first_target(examples, end_ids(network.generation_config))
-            yield _Prompt(question, examples[0].source_ids, text_of(tokenizer, labels, target), False)
+            round_trip = text_of(tokenizer, labels, target)
+            asked = replace(question, references=[round_trip]) if name in of_template else question
+            yield _Prompt(asked, examples[0].source_ids, round_trip, False)
         else:
             yield _continuation(question, examples, tokenizer, params)
+
+
+def _written_by_template(example: Example) -> set[str]:
+    """The ids of its questions whose answer has thoughts or calls of tools. Each chat template has its own form for
+    these, so the reference is what the template has made of the answer."""
+    answers = (example.turns[place] for place in answer_places(example.turns))
+    return {answer_id(example.id, number) for number, turn in enumerate(answers) if turn.written() != turn.text}
 
 
 def _first_target(examples: Sequence[TokenizedExample], ends: set[int]) -> list[int]:
@@ -172,8 +190,10 @@ def _decoded(
 
 
 def _losses(network: PreTrainedModel, dataset: TokenizedDataset, batch_size: int) -> dict[str, _Loss]:
-    """Id of a question -> loss on its references."""
+    """Id of a question -> loss on its references: 0 where nobody knows the answers of the split."""
     losses: dict[str, _Loss] = defaultdict(_Loss)
+    if not dataset.target_tokens():
+        return losses
     for index, nats, tokens in example_losses(network, dataset, batch_size):
         example = dataset[index]
         losses[example.id].nats += nats

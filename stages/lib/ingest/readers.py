@@ -1,19 +1,51 @@
-"""The rows of a split: from a file, a folder, a glob, aligned files, or a data set on the hub."""
+"""The rows of a split: from a file, a folder, a glob, a zip archive, aligned files, or a data set on the hub."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from os.path import commonpath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
 
 from stages.lib.core.process import UserError
-from stages.lib.core.templates import Template
-from stages.lib.ingest.compressed import COMPRESSED
-from stages.lib.ingest.formats import FORMATS, READERS, Progress, Row, Source, read_aligned
+from stages.lib.ingest.arrow_files import changes_of
+from stages.lib.ingest.compressed import COMPRESSED, members
+from stages.lib.ingest.formats import FORMATS, READERS
+from stages.lib.ingest.row_texts import advice_on_answers, columns
+from stages.lib.ingest.rows import Row, Source, advice_on, listed, missing_columns, one_line, readable
+from stages.lib.ingest.text_files import read_aligned
+from stages.lib.ingest.threads import conversations_of
 from stages.lib.params.prepare import Files, Hub, Prepare
 from stages.lib.records.examples import SPLITS, Split
+
+_WITH_HEADER = ("csv", "tsv", "parquet", "arrow", "xlsx")
+_MEMBERS_SHOWN = 3
+_LAST_ENDING = re.compile(rf"\.[^.]+({'|'.join(map(re.escape, COMPRESSED))})?$")
+_ROWS_WITH_ALL_FIELDS = 100  # each field must be in one of so many first rows
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or a member of a zip archive."""
+
+    path: Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    def size(self) -> int:
+        return members(self.path)[self.member] if self.member else self.path.stat().st_size
+
+    def format(self) -> str:
+        """By the ending before that of a compression; empty if it is unknown."""
+        suffixes = [suffix.lower() for suffix in PurePosixPath(self.name).suffixes]
+        return FORMATS.get(next((suffix for suffix in reversed(suffixes) if suffix not in COMPRESSED), ""), "")
 
 
 @dataclass(frozen=True)
@@ -22,22 +54,20 @@ class Origin:
 
     split: Split
     name: str
-    files: Path | Mapping[str, Path] | None
+    files: File | Mapping[str, File] | None
 
-    def size(self) -> int:
-        return sum(path.stat().st_size for path in self.paths())
-
-    def paths(self) -> list[Path]:
+    def all_files(self) -> list[File]:
         if self.files is None:
             return []
-        return [self.files] if isinstance(self.files, Path) else list(self.files.values())
+        return [self.files] if isinstance(self.files, File) else list(self.files.values())
 
 
 def origins(params: Prepare, folder: Path) -> list[Origin]:
     """In the order of the splits, then by name, so that `folder` is read in the same order on every machine.
 
     Raises:
-        UserError: no such file, an empty folder or glob, a file of unknown format, or a file in two splits.
+        UserError: no such file, an empty folder or glob, a file of unknown format, a broken archive, or a file in two
+            splits.
     """
     named: dict[Split, Files | None] = {"train": params.train, "validation": params.validation, "test": params.test}
     found = [
@@ -46,7 +76,7 @@ def origins(params: Prepare, folder: Path) -> list[Origin]:
         if (files := named[split]) is not None
         for origin in ([Origin(split, str(files), None)] if params.hub else _local(split, files, folder))
     ]
-    mistakes = [line for origin in found for line in _mistakes(origin, params)] + _shared(found, named)
+    mistakes = [line for origin in found for line in _mistakes(origin, params, found, folder)] + _shared(found, named)
     if mistakes:
         raise UserError(mistakes)
     return found
@@ -54,8 +84,32 @@ def origins(params: Prepare, folder: Path) -> list[Origin]:
 
 def _local(split: Split, files: Files, folder: Path) -> Iterator[Origin]:
     if isinstance(files, dict):
-        yield Origin(split, ", ".join(files.values()), {column: folder / name for column, name in files.items()})
+        yield Origin(split, ", ".join(files.values()), {column: _file(name, folder) for column, name in files.items()})
         return
+    found = _files(split, files, folder)
+    if not found:
+        archive, _ = _divided(files, folder)
+        held = [] if archive is None else [str(file.member) for file in _members(archive)]
+        advice = f"; the archive holds {listed(held[:_MEMBERS_SHOWN])}" if held else ""
+        raise UserError(f"{folder / files}: no file there; see prepare -> {split} of the scenario{advice}")
+    for file in found:
+        yield Origin(split, PurePosixPath(file.name).relative_to(folder).as_posix(), file)
+
+
+def _file(name: str, folder: Path) -> File:
+    archive, inside = _divided(name, folder)
+    if archive is None:
+        return File(folder / name)
+    found = _members(archive, inside)
+    if len(found) != 1:
+        raise UserError(f"{folder / name}: {len(found)} files fit; name one of the archive, as in {archive}/NAME")
+    return found[0]
+
+
+def _files(split: Split, files: str, folder: Path) -> list[File]:
+    archive, inside = _divided(files, folder)
+    if archive is not None:
+        return _members(archive, inside)
     place = folder / files
     if any(character in files for character in "*?["):
         try:
@@ -64,84 +118,170 @@ def _local(split: Split, files: Files, folder: Path) -> Iterator[Origin]:
             raise UserError(
                 f"params.yaml: prepare -> {split} of the scenario: `{files}` is not a valid glob: {error}"
             ) from None
+    elif (place / "dataset_dict.json").is_file():
+        raise UserError(f"{place}: has splits of their own; name one of its folders, such as {files}/{split}")
     elif place.is_dir():
-        inside = (path for path in place.rglob("*") if path.is_file())
-        found = sorted(path for path in inside if not _is_hidden(path.relative_to(place)))
+        inner = (path for path in place.rglob("*") if path.is_file() and not _is_beside_rows(path))
+        found = sorted(path for path in inner if not _is_hidden(path.relative_to(place)))
     else:
         found = [place]
-    if not found:
-        raise UserError(f"{place}: no file there; see prepare -> {split} of the scenario")
-    for path in found:
-        yield Origin(split, path.relative_to(folder).as_posix(), path)
+    return [file for path in found for file in (_members(path) if _is_archive(path) else [File(path)])]
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _divided(name: str, folder: Path) -> tuple[Path | None, str]:
+    """The archive in a path such as data.zip/part-*.csv, and what is named inside of it: nothing if it is the whole."""
+    path = PurePosixPath(name)
+    for outer in (path, *path.parents):
+        if _is_archive(folder / outer):
+            return folder / outer, "" if outer == path else path.relative_to(outer).as_posix()
+    return None, name
 
 
-def _mistakes(origin: Origin, params: Prepare) -> Iterator[str]:
-    for path in origin.paths():
-        if not path.is_file():
-            yield f"{path}: no such file; see prepare -> {origin.split} of the scenario"
-        elif isinstance(origin.files, Path) and params.reading.format is None and _format_of(path) not in READERS:
-            endings = ", ".join(FORMATS)
-            yield f"{path}: unknown ending ({endings} are known); set prepare.reading.format, or use a glob"
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _members(archive: Path, inside: str = "") -> list[File]:
+    """Those with a name, in a folder, or of a glob inside of the archive."""
+    found = []
+    for name in sorted(members(archive)):
+        path = PurePosixPath("/", name)
+        fits = path.match(f"/{inside}") or PurePosixPath("/", inside) in path.parents
+        if fits and not _is_hidden(PurePosixPath(name)):
+            found.append(File(archive, name))
+    return found
+
+
+def _is_hidden(path: PurePath) -> bool:
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
+
+
+def _is_beside_rows(path: Path) -> bool:
+    """Whether a file is what `datasets` saves or caches beside the rows of a data set."""
+    is_saved = (path.parent / "state.json").is_file() and (path.parent / "dataset_info.json").is_file()
+    return is_saved and (path.suffix == ".json" or path.name.startswith("cache-"))
+
+
+def _mistakes(origin: Origin, params: Prepare, found: Sequence[Origin], folder: Path) -> Iterator[str]:
+    for file in origin.all_files():
+        if not file.path.is_file():
+            yield f"{file.name}: no such file; see prepare -> {origin.split} of the scenario"
+        elif isinstance(origin.files, File) and params.reading.format is None and not file.format():
+            glob = _glob_beside(file, [other for other in found if other.split == origin.split], folder)
+            advice = f", or leave it out by a glob, such as {origin.split}: '{glob}'" if glob else ""
+            yield (
+                f"{file.name}: unknown ending ({', '.join(FORMATS)} are known, also with {', '.join(COMPRESSED)} "
+                f"behind them or in a .zip); set prepare.reading.format{advice}"
+            )
+
+
+def _glob_beside(unknown: File, found: Sequence[Origin], folder: Path) -> str:
+    """A glob for the files of a known format, as far as they end like the first one. Empty if there are none."""
+    known = [origin.files for origin in found if isinstance(origin.files, File) and origin.files.format()]
+    if unknown.member:
+        paths = [PurePosixPath(file.name) for file in known if file.path == unknown.path]
+    else:
+        paths = [PurePosixPath(file.path) for file in known]
+    ending = _LAST_ENDING.search(paths[0].name) if paths else None
+    if ending is None:
+        return ""
+    parents = {path.parent for path in paths if path.name.endswith(ending[0])}
+    common = PurePosixPath(commonpath(parents))
+    levels = len(paths[0].parent.parts) - len(common.parts)
+    # inside of an archive, `**` is one level
+    between = "" if len(parents) == 1 else "*/" * levels if unknown.member else "**/"
+    return f"{(common.relative_to(folder) / between).as_posix()}/*{ending[0]}".removeprefix("./")
 
 
 def _shared(found: Sequence[Origin], named: Mapping[Split, Files | None]) -> list[str]:
     """A message for each file in two splits: every row of one split would be in the other."""
-    owner: dict[Path, Split] = {}
+    owner: dict[File, Split] = {}
     lines = []
     for origin in found:
-        for path in origin.paths():
-            first = owner.setdefault(path, origin.split)
+        for file in origin.all_files():
+            first = owner.setdefault(file, origin.split)
             if first != origin.split:
-                lines.append(f"{path}: read for {first} and for {origin.split}; see prepare -> {first} of the scenario")
+                lines.append(
+                    f"{file.name}: read for {first} and for {origin.split}; see prepare -> {first} of the scenario"
+                )
     return lines
 
 
-def _format_of(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in COMPRESSED]
-    return FORMATS.get(suffixes[-1], "") if suffixes else ""
-
-
-def read_rows(origin: Origin, params: Prepare) -> Iterator[Row]:
-    """Streams the rows, with a progress bar.
+def read_rows(origin: Origin, params: Prepare, skipped: Counter[str]) -> Iterator[Row]:
+    """Streams the rows, with a progress bar. `skipped` counts the lines that belong to none, as in Source.
 
     Raises:
-        UserError: a file can't be read in its format; see `formats`.
+        UserError: a file can't be read in its format, or lacks a column; see the module of the format.
     """
-    if params.hub is not None:
-        yield from tqdm(_read_hub(params.hub, origin.name), desc=f"prepare {origin.name}", unit=" rows")
-        return
-    with tqdm(total=origin.size(), desc=f"prepare {origin.name}", unit="B", unit_scale=True) as bar:
+    thread = params.reading.thread
+    needed = columns(params, origin.split)
+    if thread is not None:
+        of_rows = [name for name in needed if name not in params.message_fields]
+        needed = [thread.id, thread.parent, thread.role, thread.text, *of_rows]
+    advice = advice_on_answers(params, origin.split)
+    if params.hub is None:
+        rows = _file_rows(origin, params, needed, skipped, advice)
+    else:
+        rows = _hub_rows(origin, params.hub, needed, advice)
+    yield from map(_writable, rows if thread is None else conversations_of(rows, thread))
+
+
+def _writable(row: Row) -> Row:
+    """A bad row may hold bytes that could not be decoded."""
+    if row.problem is None:
+        return row
+    texts = {name: readable(value) if isinstance(value, str) else value for name, value in row.values.items()}
+    return replace(row, values=texts)
+
+
+def _file_rows(
+    origin: Origin, params: Prepare, needed: Sequence[str], skipped: Counter[str], advice: Mapping[str, str]
+) -> Iterator[Row]:
+    size = sum(file.size() for file in origin.all_files())
+    with tqdm(total=size, desc=f"prepare {origin.name}", unit="B", unit_scale=True) as bar:
+
+        def source(file: File) -> Source:
+            return Source(file.path, params.reading, needed, bar.update, file.member, skipped, advice)
+
         if isinstance(origin.files, Mapping):
-            sources = {column: _source(path, params, bar.update) for column, path in origin.files.items()}
-            _check_aligned(sources, params)
-            yield from read_aligned(sources)
+            _check_aligned(list(origin.files), needed, advice)
+            yield from read_aligned({column: source(file) for column, file in origin.files.items()})
         elif origin.files is not None:
-            source = _source(origin.files, params, bar.update)
-            yield from READERS[params.reading.format or _format_of(origin.files)](source)
+            name = params.reading.format or origin.files.format()
+            rows = READERS[name](source(origin.files))
+            yield from rows if name in _WITH_HEADER else _with_fields(rows, needed, origin.files.name, advice)
 
 
-def _source(path: Path, params: Prepare, progress: Progress) -> Source:
-    return Source(path, params.reading, _columns(params), progress)
-
-
-def _columns(params: Prepare) -> list[str]:
-    """The columns that a table must have, by the params."""
-    templates = [Template(text) for text in (params.source, params.target) if text is not None]
-    fields = [field for template in templates for field in template.fields]
-    named = [name for name in (params.messages, params.split.field) if name is not None]
-    return list(dict.fromkeys(fields + named + params.metadata))
-
-
-def _check_aligned(sources: Mapping[str, Source], params: Prepare) -> None:
-    if missing := [name for name in _columns(params) if name not in sources]:
+def _check_aligned(names: Sequence[str], needed: Sequence[str], advice: Mapping[str, str]) -> None:
+    if missing := [name for name in needed if name not in names]:
         raise UserError(
             f"params.yaml: prepare of the scenario: no column {', '.join(missing)} among the aligned files "
-            f"{', '.join(sources)}"
+            f"{', '.join(names)}{advice_on(missing, advice)}"
         )
+
+
+def _with_fields(rows: Iterator[Row], needed: Sequence[str], name: str, advice: Mapping[str, str]) -> Iterator[Row]:
+    """Passes the rows on. Raises UserError if a field is in none of the first ones: no row has to tell its user that
+    the name is wrong."""
+    missing, found, read = list(needed), dict[str, None](), 0
+    for row in rows:
+        if missing and row.problem is None:
+            read += 1
+            found.update(dict.fromkeys(row.values))
+            missing = missing_columns(missing, found)
+            if missing and read == _ROWS_WITH_ALL_FIELDS:
+                break
+        yield row
+    if missing and read:
+        place = "only row" if read == 1 else f"first {read} rows"
+        raise UserError(
+            f"{name}: no field {listed(missing)} in its {place}; there are {listed(found)}{advice_on(missing, advice)}"
+        )
+
+
+def _hub_rows(origin: Origin, hub: Hub, needed: Sequence[str], advice: Mapping[str, str]) -> Iterator[Row]:
+    rows = _read_hub(hub, origin.name)
+    yield from tqdm(_with_fields(rows, needed, hub.name, advice), desc=f"prepare {origin.name}", unit=" rows")
 
 
 def _read_hub(hub: Hub, split: str) -> Iterator[Row]:
@@ -151,13 +291,16 @@ def _read_hub(hub: Hub, split: str) -> Iterator[Row]:
     try:
         data: Any = load_dataset(hub.name, hub.config, split=split, revision=hub.revision)
     except Exception as error:  # `datasets` passes on the errors of a dozen libraries
-        text = " ".join(str(error).split())[:300]
         raise UserError(
-            f"params.yaml: prepare -> hub of the scenario: {hub.name}, split {split}, can't be loaded: {text}"
+            f"params.yaml: prepare -> hub of the scenario: {hub.name}, split {split}, can't be loaded: "
+            f"{one_line(error)}"
         ) from None
     labels = {name: feature for name, feature in data.features.items() if isinstance(feature, ClassLabel)}
+    changes = changes_of(data.features.arrow_schema)
     for number, values in enumerate(data, start=1):
         for name, feature in labels.items():
             with suppress(ValueError, TypeError):  # -1 and null mean no label, as in many test splits
                 values[name] = feature.int2str(values[name])
+        for name, change in changes.items():
+            values[name] = change(values[name])
         yield Row(number, values)

@@ -1,65 +1,39 @@
-"""Conversations: reads messages in the two usual forms, and checks their roles."""
+"""The turns of a conversation, and how they are written where no chat template is used."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from stages.lib.core.templates import RejectedRow, as_text
-
-# of both forms: role and content; from and value, which has its own names for the roles
-_ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
-# role -> the roles that may precede it; None is the start. A tool's results may precede or follow a question.
-_BEFORE: dict[str, tuple[str | None, ...]] = {
-    "system": (None,),
-    "user": (None, "system", "assistant", "tool"),
-    "assistant": ("user", "tool"),
-    "tool": (None, "system", "user", "assistant", "tool"),
-}
 
 
 @dataclass(frozen=True)
 class Turn:
+    """`role` is system, user, assistant or tool. `fields` is a JSON object of what a chat template reads beside role
+    and content: reasoning_content, tool_calls, tool_call_id, name; or an empty text. An answer is learned, and asked
+    for in test, if it `has_loss`; no other turn has any."""
+
     role: str
     text: str
+    has_loss: bool = True  # only of an answer
+    fields: str = ""
+
+    def message(self) -> dict[str, Any]:
+        """As chat templates expect it."""
+        return {"role": self.role, "content": self.text, **(json.loads(self.fields) if self.fields else {})}
+
+    def written(self) -> str:
+        """The whole turn as one text: thoughts and calls of tools in the tags that most chat templates use."""
+        message = self.message()
+        thoughts = f"<think>\n{message['reasoning_content']}\n</think>\n\n" if "reasoning_content" in message else ""
+        functions = [call["function"] for call in message.get("tool_calls", ())]
+        calls = [f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>" for function in functions]
+        return thoughts + "\n".join([self.text, *calls] if self.text else calls)
 
 
-def read_turns(messages: Any) -> list[Turn]:
-    """Raises RejectedRow unless `messages` is a conversation: known roles, in a possible order, with an answer."""
-    if not isinstance(messages, list):
-        raise RejectedRow("bad_messages", "the messages are not a list")
-    turns = [_turn(number, message) for number, message in enumerate(messages, start=1)]
-    for number, turn in enumerate(turns, start=1):
-        before = turns[number - 2].role if number > 1 else None
-        if before not in _BEFORE[turn.role]:
-            place = f"after {before}" if before else "at the start"
-            raise RejectedRow("wrong_role_order", f"message {number}: {turn.role} {place}")
-    if all(turn.role != "assistant" for turn in turns):
-        raise RejectedRow("no_answer", "no message of the assistant")
-    return turns
-
-
-def _turn(number: int, message: Any) -> Turn:
-    if not isinstance(message, Mapping):
-        raise RejectedRow("bad_messages", f"message {number} is not an object")
-    for role_key, text_key in (("role", "content"), ("from", "value")):
-        if role_key in message and text_key in message:
-            role = _ROLES.get(str(message[role_key]).lower())
-            if role is None:
-                raise RejectedRow("bad_messages", f"message {number}: unknown role {message[role_key]!r}")
-            return Turn(role, as_text(f"message {number}", message[text_key]))
-    raise RejectedRow("bad_messages", f"message {number} has neither role and content nor from and value")
+def answer_places(turns: Sequence[Turn]) -> list[int]:
+    """Of the answers with loss."""
+    return [place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.has_loss]
 
 
 def render(turns: Sequence[Turn]) -> str:
-    return "\n".join(f"{turn.role}: {turn.text}" for turn in turns)
+    return "\n".join(f"{turn.role}: {turn.written()}" for turn in turns)

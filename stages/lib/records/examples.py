@@ -1,7 +1,7 @@
 """An example: a source with its targets, or a conversation. `prepare` writes examples; later stages read them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -11,12 +11,14 @@ import pyarrow as pa
 from stages.lib.core.files import read_json, write_json
 from stages.lib.core.shards import count_rows, read_tables, write_shards
 from stages.lib.core.worker_pool import in_batches
-from stages.lib.records.chats import Turn, render
+from stages.lib.records.chats import Turn, answer_places, render
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-TURNS = pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+TURNS = pa.list_(
+    pa.struct([("role", pa.string()), ("text", pa.string()), ("has_loss", pa.bool_()), ("fields", pa.string())])
+)
 METADATA = pa.map_(pa.string(), pa.string())
 
 _SCHEMA = pa.schema(
@@ -27,6 +29,7 @@ _SCHEMA = pa.schema(
         ("turns", TURNS),
         ("group", pa.string()),
         ("metadata", METADATA),
+        ("tools", pa.string()),
     ]
 )
 _BATCH_EXAMPLES = 1024
@@ -34,8 +37,8 @@ _BATCH_EXAMPLES = 1024
 
 @dataclass(frozen=True)
 class Question:
-    """The input of a model, and the correct outputs. An example is one question; a conversation has one per answer.
-    `group` and `metadata` are those of the example."""
+    """The input of a model, and the correct outputs: none where nobody knows them. An example is one question; a
+    conversation has one per answer with loss. `group` and `metadata` are those of the example."""
 
     id: str
     source: str
@@ -47,7 +50,8 @@ class Question:
 @dataclass(frozen=True)
 class Example:
     """`id` is a hash of the content: it stays the same when other rows are added. Free text has an empty source. A
-    conversation has `turns`, an empty source, and its answers as targets.
+    conversation has `turns`, an empty source, and its answers with loss as targets. `tools` is a JSON list of the tools
+    that it may call, in the form that chat templates read, or an empty text.
 
     Examples that share something, such as a context, an author or the source, have the same `group`: the splits don't
     divide it, and its scores are not independent. Without one, an example is alone. `metadata` is what prepare.metadata
@@ -60,6 +64,7 @@ class Example:
     turns: list[Turn] = field(default_factory=list)
     group: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    tools: str = ""
 
     def characters(self) -> int:
         texts = [turn.text for turn in self.turns] or [self.source, *self.targets]
@@ -69,9 +74,8 @@ class Example:
         shared = self.group or self.id, self.metadata
         if not self.turns:
             yield Question(self.id, self.source, self.targets, *shared)
-        answers = [place for place, turn in enumerate(self.turns) if turn.role == "assistant"]
-        for number, place in enumerate(answers):
-            before, answer = render(self.turns[:place]), self.turns[place].text
+        for number, place in enumerate(answer_places(self.turns)):
+            before, answer = render(self.turns[:place]), self.turns[place].written()
             yield Question(answer_id(self.id, number), before, [answer], *shared)
 
 
@@ -80,8 +84,13 @@ def answer_id(example: str, number: int) -> str:
 
 
 def write_examples(folder: Path, examples: Iterable[Example]) -> None:
-    batches = in_batches(examples, Example.characters, _BATCH_EXAMPLES)
-    write_shards(folder, _SCHEMA, (pa.Table.from_pylist(list(map(asdict, b)), schema=_SCHEMA) for b in batches))
+    write_shards(folder, _SCHEMA, map(_table, in_batches(examples, Example.characters, _BATCH_EXAMPLES)))
+
+
+def _table(examples: Sequence[Example]) -> pa.Table:
+    columns = {name: [getattr(example, name) for example in examples] for name in _SCHEMA.names}
+    columns["turns"] = [list(map(vars, turns)) for turns in columns["turns"]]
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def read_examples(folder: Path) -> Iterator[Example]:

@@ -16,6 +16,9 @@ class Prediction:
     Predictions of one `group` share a conversation, a context, an author or a document: they are not independent, so a
     resample takes or leaves them together. `metadata` is what prepare.metadata names: column -> its value as text.
 
+    `references` is empty where nobody knows the answers of the test split; then `round_trip` is empty too, and the
+    numbers of `reference_nats` and so on are 0.
+
     `round_trip` is the first reference that was tokenized, as token ids and back: what a perfect model would write. It
     differs from the reference where the tokenizer can't express all of it.
 

@@ -66,7 +66,7 @@ def _metadata(figures: Figures) -> dict[str, Any]:
         **({"base_model": base} if base else {}),
         "library_name": "transformers",
         "pipeline_tag": _PIPELINES[figures["class"]],
-        "model-index": [{"name": figures["task"], "results": [_results(figures)]}],
+        **({"model-index": [{"name": figures["task"], "results": [_results(figures)]}]} if figures["scores"] else {}),
     }
 
 
@@ -96,8 +96,11 @@ def _text(figures: Figures) -> Iterator[str]:
     )
     header = ("score", "better", "result", "95 % interval", "before training", "ceiling", "highest floor")
     named = {name: figures["scores"][name] for name in figures["headline"]} | figures["scores"]
-    yield from table(f"Results on {size}{groups}", header, (_row(*score) for score in named.items()))
-    yield from ("", "The interval says how far chance in the choice of the test examples moves a score.")
+    if named:
+        yield from table(f"Results on {size}{groups}", header, (_row(*score) for score in named.items()))
+        yield from ("", "The interval says how far chance in the choice of the test examples moves a score.")
+    else:
+        yield from ("", f"## Results on {size}{groups}")
     if figures["notes"]:
         yield from ("", *(f"- {note}" for note in figures["notes"]))
     if figures["goals"]:

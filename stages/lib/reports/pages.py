@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.lib.records.examples import SPLITS
+from stages.lib.reports.account import account
 from stages.lib.reports.charts import Scale, curves, difference_scale, marks_of, results_scale, score_scale
 from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, probability, signed, span
 from stages.lib.reports.predictions import embedded, shortened
@@ -29,11 +30,11 @@ def report_page(figures: Figures) -> str:
 
     `figures`: task, model, examples, groups; scores and diagnostics {name: {score, better: higher or lower, signature,
     and where known low, high, smallest_difference, before_training, ceiling, floors {name: value}}}; properties {name:
-    share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}; notes [line]; breakdowns [{by,
-    value, examples, small, score, result, and where known low, high}]; curve {training and validation: [[update,
-    loss]]}; trials [{trial, validation_loss or None, settings ...}]; prepare, tokenize and train: the stages' stats;
-    params {stage: {name: value}}, the settings; predictions, the worst first [{id, source, references, prediction,
-    faults [line], scores {name: value}}].
+    share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}, also of scores that were not
+    measured; notes [line]; breakdowns [{by, value, examples, small, score, result, and where known low, high}]; curve
+    {training and validation: [[update, loss]]}; trials [{trial, validation_loss or None, settings ...}]; prepare,
+    tokenize and train: the stages' stats; params {stage: {name: value}}, the settings; predictions, the worst first
+    [{id, source, references, prediction, faults [line], scores {name: value}}].
     """
     scores, diagnostics, goals = figures["scores"], figures["diagnostics"], figures["goals"]
     every = {**scores, **diagnostics}
@@ -47,7 +48,7 @@ def report_page(figures: Figures) -> str:
         headline=[_score_row(name, scores[name], goals.get(name)) for name in figures["headline"]],
         others=[_score_row(name, scores[name], goals.get(name)) for name in scores if name not in figures["headline"]],
         diagnostics=[_score_row(name, diagnostics[name], goals.get(name)) for name in diagnostics],
-        goals=[{**_score_row(name, every[name], goal), **goal} for name, goal in goals.items()],
+        goals=[{**_goal_row(name, every.get(name), goal), **goal} for name, goal in goals.items()],
         signatures=[(name, score["signature"]) for name, score in every.items()],
         properties=[(in_words(name), value) for name, value in figures["properties"].items()],
         breakdowns=_by_score(figures["breakdowns"]),
@@ -57,7 +58,7 @@ def report_page(figures: Figures) -> str:
         train=[(in_words(name), value) for name, value in flattened(figures["train"])],
         splits=splits,
         by_split=_by_split(figures["prepare"], figures["tokenize"], splits),
-        account=[(in_words(name), value) for name, value in flattened(figures["prepare"]) if not _is_of_split(name)],
+        account=list(account(figures["prepare"])),
         data=data,
         shown=shown,
     )
@@ -119,6 +120,10 @@ def _score_row(name: str, score: Figures, goal: Figures | None) -> dict[str, Any
     }
 
 
+def _goal_row(name: str, score: Figures | None, goal: Figures) -> dict[str, Any]:
+    return {"name": name, "score": None} if score is None else _score_row(name, score, goal)
+
+
 def _with_ends(row: Figures) -> dict[str, Any]:
     """With an entry for what may be unknown."""
     return {**row, **{name: finite(row.get(name)) for name in ("low", "high", "smallest_difference")}}
@@ -164,16 +169,13 @@ def _by_split(prepare: Figures, tokenize: Figures, splits: Sequence[str]) -> dic
     """Count -> split -> value: those that prepare keeps by split, and all of tokenize."""
     counts: dict[str, dict[str, Any]] = {}
     for name, values in prepare.items():
-        if isinstance(values, Mapping) and values.keys() & set(splits) == values.keys() and values:
+        is_of_splits = isinstance(values, Mapping) and values and values.keys() <= set(splits)
+        if is_of_splits and name != "unread_fields":  # a field can have the name of a split
             counts[in_words(name)] = dict(values)
     for split in splits:
         for name, value in flattened(tokenize.get(split, {})):
             counts.setdefault(in_words(name), {})[split] = value
     return counts
-
-
-def _is_of_split(name: str) -> bool:
-    return name.partition(".")[2] in SPLITS
 
 
 def _pair(comparison: Figures) -> dict[str, Any]:

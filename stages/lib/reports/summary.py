@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stages.lib.records.predictions import Prediction
 from stages.lib.scores.bounds import CEILING
 from stages.lib.scores.resampling import Interval
 from stages.lib.scores.results import Results
@@ -86,9 +85,9 @@ def page_figures(
     return {**about, **full(results, about), **stats, "curve": curve, "trials": trials, "predictions": shown}
 
 
-def told(predictions: Sequence[Prediction], results: Results) -> Iterator[dict[str, Any]]:
+def told(results: Results) -> Iterator[dict[str, Any]]:
     """Each prediction with its faults, its scores, and the one that it is ranked by."""
-    for row, own in enumerate(predictions):
+    for row, own in enumerate(results.predictions):
         yield {
             "id": own.id,
             "source": own.source,

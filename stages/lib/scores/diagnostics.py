@@ -35,13 +35,14 @@ def diagnostics(predictions: Sequence[Prediction], labels: bool) -> dict[str, Sc
 def properties(predictions: Sequence[Prediction]) -> dict[str, float]:
     """What is neither good nor bad by itself, but odd where it is far from that of the references.
 
-    length_ratio: words of the texts over words of the references, each the reference nearest in length. distinct_1,
-    distinct_2: different n-grams among all n-grams of the predictions (Li et al. 2016). These have no interval: in a
-    resample with repeated texts, fewer n-grams differ than in as many new texts.
+    length_ratio: words of the texts over words of the references, each the reference nearest in length; left out where
+    there are no references. distinct_1, distinct_2: different n-grams among all n-grams of the predictions (Li et al.
+    2016). These have no interval: in a resample with repeated texts, fewer n-grams differ than in as many new texts.
     """
     texts = [words(own.prediction) for own in predictions]
     variety = {f"distinct_{n}": _different([ngram for own in texts for ngram in ngrams(own, n)]) for n in (1, 2)}
-    return {"length_ratio": _length_ratio(texts, predictions)} | variety
+    has_references = all(own.references for own in predictions)
+    return {**({"length_ratio": _length_ratio(texts, predictions)} if has_references else {}), **variety}
 
 
 def _share(each: Sequence[float]) -> Score:

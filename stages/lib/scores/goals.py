@@ -12,11 +12,11 @@ from stages.lib.scores.score import Score
 @dataclass(frozen=True)
 class Goal:
     """`needs`: how many test examples would decide it, if the score stayed the same. 0 if it is decided, or if
-    no number would."""
+    no number would. `score` is None if it was not measured."""
 
     goal: float
-    score: float
-    verdict: Literal["reached", "missed", "undecided"]
+    score: float | None
+    verdict: Literal["reached", "missed", "undecided", "not measured"]
     needs: int
 
 
@@ -24,7 +24,12 @@ def check_goals(
     goals: Mapping[str, float], scores: Mapping[str, Score], found: Mapping[str, Interval], examples: int
 ) -> dict[str, Goal]:
     """A goal is reached if the whole interval of the score is on its good side, and missed if it is on the other."""
-    return {name: _checked(goal, scores[name], found[name], examples) for name, goal in goals.items()}
+    return {
+        name: _checked(goal, scores[name], found[name], examples)
+        if name in scores
+        else Goal(goal, None, "not measured", 0)
+        for name, goal in goals.items()
+    }
 
 
 def _checked(goal: float, score: Score, interval: Interval, examples: int) -> Goal:

@@ -22,6 +22,8 @@ from stages.lib.scores.slots import Slots
 TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
 MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are learned
 
+NO_ANSWERS = "test has no answers, so nothing was scored"
+
 _MOST_BOUND_EXAMPLES = 1000  # more would take as long as the scores themselves, for numbers that are only looked at
 _LEADING_METRICS = 2
 _MOST_UNTRUE = 0.1  # of the references
@@ -31,9 +33,10 @@ _FEW_GROUPS = 20
 @dataclass(frozen=True)
 class Results:
     """`headline` names the few scores that stand for the run. `before` holds the values before training; `bounds` of
-    the leading scores the ceiling and floors, by the names that bounds.py explains."""
+    the leading scores the ceiling and floors, by the names that bounds.py explains. Without answers in the test split
+    there are no scores, nor what is derived from them."""
 
-    examples: int
+    predictions: Sequence[Prediction]
     groups: int
     scores: dict[str, Score]
     diagnostics: dict[str, Score]
@@ -46,8 +49,16 @@ class Results:
     goals: dict[str, Goal]
     faults: list[list[str]]  # of each prediction: what it tells wrongly
     ranking: str  # the score that ranks predictions with equally many faults
-    ranks: list[float]  # of each prediction: this score
+    ranks: list[float]  # of each prediction: this score; all equal without answers
     notes: list[str]
+
+    @property
+    def examples(self) -> int:
+        return len(self.predictions)
+
+    @property
+    def has_answers(self) -> bool:
+        return any(own.references for own in self.predictions)
 
 
 def measure(
@@ -58,7 +69,7 @@ def measure(
     no_input: str | None,
     params: Evaluate,
 ) -> Results:
-    """Measures a run on the test split.
+    """Measures a run on the test split. If nobody knows its answers, what needs none is measured.
 
     Args:
         after: predictions of the trained model.
@@ -72,6 +83,8 @@ def measure(
             not, a metric can't read the sources, or the sentence encoder can't be loaded.
     """
     _check_same_examples(after, before)
+    if not any(own.references for own in after):
+        return _without_answers(after, labels, params)
     slots = None if labels else Slots.learn((own.source, own.references) for own in train)
     slots = slots and slots.knowing(own.source for own in after)
     scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
@@ -85,7 +98,7 @@ def measure(
     ranking = headline[0] if labels and headline else "chrf"
     headline_scores = {name: scores[name] for name in headline}
     return Results(
-        examples=len(after),
+        predictions=after,
         groups=len(set(groups)),
         scores=scores,
         diagnostics=signs,
@@ -103,6 +116,29 @@ def measure(
             *_notes(headline_scores, found, bounds, len(set(groups))),
             *_without_gain(headline_scores, earlier, groups),
         ],
+    )
+
+
+def _without_answers(predictions: Sequence[Prediction], labels: Sequence[str], params: Evaluate) -> Results:
+    """What can be measured where nobody knows the answers."""
+    signs, groups = diagnostics(predictions, bool(labels)), [own.group for own in predictions]
+    found = intervals(signs, groups)
+    return Results(
+        predictions=predictions,
+        groups=len(set(groups)),
+        scores={},
+        diagnostics=signs,
+        properties={} if labels else properties(predictions),
+        intervals=found,
+        headline=[],
+        before={},
+        bounds={},
+        parts=[],
+        goals=check_goals(params.goals, signs, found, len(predictions)),
+        faults=[[] for _ in predictions],
+        ranking="",
+        ranks=[0.0] * len(predictions),
+        notes=[NO_ANSWERS],
     )
 
 

@@ -116,7 +116,7 @@ def _check(
 ) -> None:
     """Raises UserError for settings and data that would make training fail later or learn nothing."""
     for dataset in (train, validation):
-        check_room(interface_of(network).name, network.config, dataset)
+        check_room(interface_of(network).name, network.config, dataset.source_lengths(), dataset.target_lengths())
     with autocast(settings):  # FlashAttention can't compute in float32
         check_reads_source(network, train)
     if machine.gradient_checkpointing and not network.supports_gradient_checkpointing:

@@ -112,6 +112,7 @@
     byId("predictions").scrollIntoView();
   }
 
+  byId("sorts").hidden = !scores.length;
   addSort(null, "worst first");
   scores.forEach((score, place) => addSort(place, score.name));
   byId("search").addEventListener("input", restart);

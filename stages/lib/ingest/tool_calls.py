@@ -1,0 +1,88 @@
+"""The calls of tools in a message, in the form that chat templates read."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stages.lib.core.templates import RejectedRow, as_text
+from stages.lib.ingest.json_files import with_numbers
+from stages.lib.ingest.rows import one_line
+
+_ARGUMENTS = ("arguments", "parameters")
+_MAX_DEPTH = 100  # of arguments, as of the rows of JSON files
+
+
+def tool_calls(place: str, calls: Any, is_single: bool, notes: Counter[str]) -> list[dict[str, Any]]:
+    """The calls of one message, in OpenAI's form. `calls` is a list, or one call, or the JSON text of either.
+
+    Raises:
+        RejectedRow: broken JSON, or a call without a name, or with arguments that are no object.
+    """
+    if isinstance(calls, str):
+        calls = _parsed(f"{place}: the tool calls", calls)
+    if is_single:
+        calls = [calls]
+    elif calls is None:
+        calls = []
+    if not isinstance(calls, list):
+        raise RejectedRow("bad_messages", f"{place}: the tool calls are not a list")
+    return [_call(f"{place}, tool call {number}", call, notes) for number, call in enumerate(calls, start=1)]
+
+
+def _call(place: str, call: Any, notes: Counter[str]) -> dict[str, Any]:
+    """Of {id, type, function: {name, arguments}}, or of {id, name, arguments}."""
+    if not isinstance(call, Mapping):
+        raise RejectedRow("bad_messages", f"{place} is not an object")
+    inner = call.get("function")
+    function = inner if isinstance(inner, Mapping) else call
+    name = function.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise RejectedRow("bad_messages", f"{place} names no function")
+    key = next((key for key in _ARGUMENTS if function.get(key) is not None), None)
+    arguments = {} if key is None else _arguments(place, function[key], notes)
+    fields = [(key, value) for key, value in call.items() if key not in ("id", "type") and value is not function]
+    for each, value in fields if function is call else [*fields, *function.items()]:
+        if value is not None and each not in ("name", key):
+            notes[f"unread_message_fields.tool_calls.{each}"] += 1
+    number = {} if call.get("id") in (None, "") else {"id": as_text(f"{place}, id,", call["id"])}
+    return number | {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _arguments(place: str, arguments: Any, notes: Counter[str]) -> dict[str, Any]:
+    """JSON text becomes an object, since most chat templates write arguments as JSON once more. Numbers are numbers,
+    and so written anew: 1.10 becomes 1.1. What was an object already loses its keys without a value, which are counted:
+    parquet gives each call the keys of all others."""
+    is_text = isinstance(arguments, str)
+    if is_text:
+        arguments = _parsed(f"{place}: the arguments", arguments) if arguments.strip() else {}
+    if not isinstance(arguments, Mapping):
+        raise RejectedRow("bad_messages", f"{place}: the arguments are not an object")
+    _check_depth(place, arguments)
+    return dict(arguments) if is_text else _without_nulls(with_numbers(arguments), notes)
+
+
+def _parsed(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RejectedRow("bad_messages", f"{place} are no JSON: {one_line(error)}") from None
+
+
+def _check_depth(place: str, value: Any) -> None:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [child for each in inner if not isinstance(each, str) and isinstance(each, Iterable) for child in each]
+        if not level:
+            return
+    raise RejectedRow("bad_messages", f"{place}: the arguments are nested more than {_MAX_DEPTH} levels deep")
+
+
+def _without_nulls(value: Any, notes: Counter[str]) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(element, notes) for element in value]
+    if not isinstance(value, Mapping):
+        return value
+    notes.update("null_arguments" for element in value.values() if element is None)
+    return {key: _without_nulls(element, notes) for key, element in value.items() if element is not None}
