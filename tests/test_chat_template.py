@@ -359,6 +359,25 @@ def calling(turn: Turn) -> list[Turn]:
     return [HI, turn, Turn("tool", "sunny", fields=fields(tool_call_id="call00001")), HELLO]
 
 
+# as DeepSeek-R1 and others: calls only where the content is null, and content only where it is none
+CALLS_FOR_NULL = (
+    "{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}<|im_start|>call\n"
+    "{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}<|im_end|>\n"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_calls_are_learned_from_a_template_that_writes_them_for_null_only(kind: str) -> None:
+    tokenizer, turns = with_template(byte_level(["<|im_start|>", "<|im_end|>"]), CALLS_FOR_NULL), calling(CALLS[kind])
+    encoded = encode(tokenizer, turns, apart=True)
+    assert not encoded.problems
+    asking, telling = (text_of(tokenizer, each.target_ids) for each in encoded.tokenized)
+    assert asking.startswith("call\nweather {")
+    assert telling == "assistant\nhello<|im_end|>"
+
+
 def with_arguments_as_text(turn: Turn) -> Turn:
     calls = turn.message()["tool_calls"]
     for each in calls:

@@ -51,6 +51,7 @@ def decide(folder: Path, rows: Mapping[Split, list[dict[str, Any]]], batch_rows:
     """Cleans rows of each split, in small batches, and decides about them."""
     given_files = {split: f"{split}.jsonl" if rows.get(split) else None for split in ("validation", "test")}
     params = build_params(**given_files, **overrides)
+    folder.mkdir(exist_ok=True)
     cleaner, number, first, reports = RowCleaner(params, folder), 0, 0, []
     for origin, split in enumerate(SPLITS):
         own = [Row(line, values) for line, values in enumerate(rows.get(split, []), start=1)]
@@ -98,6 +99,7 @@ def talk(name: str, answers: int) -> list[str]:
 
 OTHER = [talk("v", 1)]
 LONG = talk("a", 4)
+OTHER_ROWS = [conversation(OTHER[0]) | {"tools": []}]
 
 # ---- answers that train and test have in common
 
@@ -125,6 +127,30 @@ def test_an_answer_behind_the_same_turns_is_learned_only_if_no_other_split_asks_
     assert decided.reasons() == reasons
     assert decided.learned("test") == [own[1::2] for own in test]
     assert decided.database.counts()["train"]["references"] == sum(map(len, learned))
+
+
+def with_tools(*names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return conversation(LONG[:2]) | {"tools": tools}
+
+
+@pytest.mark.parametrize(("other", "is_same"), [(["f"], True), (["g"], False), (["f", "g"], False), ([], False)])
+def test_tools_are_a_part_of_what_the_model_reads(tmp_path: Path, other: list[str], is_same: bool) -> None:
+    params: dict[str, Any] = CHATS | {"conversation": {"tools": "tools"}}
+    train, test = with_tools("f"), with_tools(*other)
+    leaked = decide(tmp_path / "leaked", {"train": [train], "test": [test], "validation": [test]}, **params)
+    assert leaked.reasons() == ([(1, "in_test")] if is_same else [])
+    twice = decide(tmp_path / "twice", {"train": [train, test], "test": OTHER_ROWS, "validation": OTHER_ROWS}, **params)
+    assert twice.reasons() == ([(2, "duplicate")] if is_same else [])
+
+
+@pytest.mark.parametrize("without_loss", [[[1], []], [[], [1]], [[1, 3], [1]]])
+def test_of_equal_talks_that_with_most_loss_stays(tmp_path: Path, without_loss: list[list[int]]) -> None:
+    train = [conversation(LONG[:6], without) for without in without_loss]
+    decided = decide(tmp_path, {"train": train, "test": OTHER_ROWS, "validation": OTHER_ROWS}, **CHATS)
+    (learned,) = decided.learned()
+    assert len(learned) == 3 - min(map(len, without_loss))
+    assert [reason for _, reason in decided.reasons()] == ["duplicate"]
 
 
 def test_the_turns_of_an_answer_without_loss_stay(tmp_path: Path) -> None:
@@ -323,7 +349,7 @@ def test_times_are_put_in_order(tmp_path: Path, in_order: list[str]) -> None:
     assert [decided.splits[split][0].source for split in SPLITS] == ["source 0", "source 1", "source 2"]
 
 
-@pytest.mark.parametrize("text", ["soon", "nan", "2024-13-01", "1-2", ""])
+@pytest.mark.parametrize("text", ["soon", "nan", "2024-13-01", "1-2", "20240230", ""])
 def test_what_is_no_time_is_told(tmp_path: Path, text: str) -> None:
     rows = [{"facts": f"a{text}", "text": "A", "when": text} for text in ("1", "2", "3", text)]
     decided = decide(tmp_path, {"train": rows}, split={"by": "order", "field": "when"})
@@ -392,3 +418,19 @@ def test_fields_that_nothing_reads_and_what_was_left_out_are_reported(tmp_path: 
     (report,) = decide(tmp_path, {"train": rows}).reports
     assert report.unread_fields == {"more": 2}
     assert report.notes == {"empty_references": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides"),
+    [
+        ({"facts": "a", "text": ["A", ""]}, {"metadata": ["missing"]}),
+        (conversation(["a", "b", "c", "d"], without_loss=[1, 3]), CHATS),
+        ({"talk": [{"role": role, "content": "a"} for role in ("user", "user", "system")]}, CHATS),
+        ({"talk": conversation(["a", "b", "c", "d"], without_loss=[1])["talk"]}, CHATS | {"metadata": ["missing"]}),
+    ],
+)
+def test_a_rejected_row_leaves_no_notes(tmp_path: Path, row: dict[str, Any], overrides: dict[str, Any]) -> None:
+    decided = decide(tmp_path, {"train": [row]}, **overrides)
+    (report,) = decided.reports
+    assert (report.read, len(list(decided.database.rejected_rows(["train"])))) == (1, 1)
+    assert not report.notes

@@ -359,6 +359,13 @@ def test_a_member_outside_of_its_archive_is_read(tmp_path: Path, name: str) -> N
     assert values(read(tmp_path, "d.zip")) == TABLE * 2
 
 
+@pytest.mark.parametrize("name", ["/a.jsonl", "../a.jsonl", "a/b.jsonl"])
+def test_a_broken_member_is_named_with_its_archive(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {"d.zip": archive({name: JSONL.decode().encode("utf-16-le")})})
+    with pytest.raises(UserError, match=r"/d\.zip/.*every other byte is zero"):
+        read(tmp_path, "d.zip")
+
+
 def test_only_the_rows_of_a_data_set_that_datasets_saved_are_read(tmp_path: Path) -> None:
     write(tmp_path, {"d/data-00000-of-00001.arrow": arrow(), "d/cache-0a.arrow": arrow(), "d/state.json": b"{}"})
     write(tmp_path, {"d/dataset_info.json": b"{}"})

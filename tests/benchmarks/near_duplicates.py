@@ -20,7 +20,8 @@ ROWS, PLANTED = 100_000, 5_000
 
 
 def similarity(first: tuple[str, str], second: tuple[str, str]) -> float:
-    return min(jaccard(shingles(normalised(a)), shingles(normalised(b))) for a, b in zip(first, second, strict=True))
+    one, two = shingles([list(map(normalised, parts)) for parts in (first, second)])
+    return min(map(jaccard, one, two))
 
 
 def edited(text: str, words: int, draw: random.Random) -> str:

@@ -95,7 +95,8 @@ class _Chat(NamedTuple):
 
     def replaced(self, place: int, **changes: Any) -> "_Chat":
         """With other fields in one message; None removes a field."""
-        changed = {name: value for name, value in (self.messages[place] | changes).items() if value is not None}
+        left = {name for name, value in changes.items() if value is None}
+        changed = {name: value for name, value in (self.messages[place] | changes).items() if name not in left}
         return _Chat([*self.messages[:place], changed, *self.messages[place + 1 :]], self.tools)
 
     def with_arguments_as_text(self) -> "_Chat":
@@ -205,6 +206,8 @@ class ChatFormat:
 
     def _chat(self, turns: Sequence[Turn], tools: str) -> _Chat:
         messages = [self.special.protected(turn.message(), is_answer=turn.role == "assistant") for turn in turns]
+        if any("tool_calls" in message for message in messages) and self._writes_calls_for_null:
+            messages = [_with_null(message) for message in messages]
         return _Chat(messages, self.special.protected(json.loads(tools)) if tools else None)
 
     def _complete(self, chat: _Chat, left_out: Counter[str]) -> _Text | None:
@@ -238,6 +241,21 @@ class ChatFormat:
         chat = _Chat([{"role": "user", "content": "a"}], None)
         return list({self._rendered(chat, prompt=True, **option).text: option for option in reversed(options)}.values())
 
+    @cached_property
+    def _writes_calls_for_null(self) -> bool:
+        """Whether calls of tools are written only where the content is null, as in DeepSeek's templates."""
+        call = {"type": "function", "id": "000000000", "function": {"name": _HOLE.format("call"), "arguments": {}}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        chats = (_Chat([{"role": "user", "content": "a"}, each], None) for each in (answer, _with_null(answer)))
+        empty, null = (self._has_call(chat) for chat in chats)
+        return null and not empty
+
+    def _has_call(self, chat: _Chat) -> bool:
+        try:
+            return _HOLE.format("call") in self._rendered(chat).text
+        except RejectedRow:
+            return False
+
     def _spanned(self, place: int, text: _Text, start: int) -> Answer:
         """The answer that begins at `start` and is the last one of the text."""
         if text.generated is not None:
@@ -264,7 +282,7 @@ class ChatFormat:
         for place, message in enumerate(chat.messages):
             name = f"message {place + 1} ({message['role']})"
             hole = _HOLE.format(place)
-            is_missing = message["content"].strip() and hole not in probe
+            is_missing = _content(message).strip() and hole not in probe
             if is_missing and self._is_same(chat.replaced(place, content=hole), text):
                 raise RejectedRow("chat_template", f"it leaves out {name}")
             calls = message.get("tool_calls") or []
@@ -282,7 +300,7 @@ class ChatFormat:
         for place, message in enumerate(chat.messages):
             calls = message.get("tool_calls") or []
             holes = [_renamed(call, _HOLE.format(f"{place}.{number}")) for number, call in enumerate(calls)]
-            own = {"content": _HOLE.format(place)} if message["content"].strip() else {}
+            own = {"content": _HOLE.format(place)} if _content(message).strip() else {}
             messages.append(message | own | ({"tool_calls": holes} if calls else {}))
         tools = chat.tools and [
             _renamed(tool, _HOLE.format(f"tool {number}")) for number, tool in enumerate(chat.tools)
@@ -303,7 +321,7 @@ class ChatFormat:
         message, place = chat.messages[-1], len(chat.messages) - 1
         if message.get("reasoning_content") and self._is_same(chat.replaced(place, reasoning_content=None), text):
             left_out["reasoning"] += 1
-        head, tag, rest = message["content"].partition("</think>")
+        head, tag, rest = _content(message).partition("</think>")
         thoughts = head.rpartition("<think>")[2].strip()
         changed = head.replace(thoughts, _HOLE.format(place)) + tag + rest
         if tag and thoughts and self._is_same(chat.replaced(place, content=changed), text):
@@ -353,6 +371,15 @@ class ChatFormat:
             text += self.special.marked(rendered[start:end])
             generated.append((begin, len(text)))
         return _Text(text + self.special.marked(rendered[done:]), generated)
+
+
+def _content(message: Message) -> str:
+    return message["content"] or ""
+
+
+def _with_null(message: Message) -> Message:
+    """With null for an empty text beside calls of tools."""
+    return message | {"content": None} if message.get("tool_calls") and not message["content"] else message
 
 
 def _with_arguments_as_text(call: Any) -> Any:

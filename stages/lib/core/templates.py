@@ -141,7 +141,8 @@ def as_text(field: str, value: Any, element: str = "0") -> str:
     """Numbers as they are written, `true` or `false`, and dates and times in the form of ISO 8601.
 
     Raises:
-        RejectedRow: the value is null, or of another kind; says what to write. `element` is what leads into a list.
+        RejectedRow: the value is null, or of another kind. It says what to write; for a list, `element` is the next
+            part of the path.
     """
     if isinstance(value, str):
         return value

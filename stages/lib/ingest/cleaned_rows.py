@@ -3,7 +3,7 @@ are mapped into memory, so that a row is read without the others of its file."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ ANSWERS = pa.schema(
         ("row", pa.int64()),
         ("file_rank", pa.int8()),
         ("number", pa.int32()),  # of its turn
-        ("key", pa.uint64()),  # of all turns up to it, normalised
-        ("learned_key", pa.uint64()),  # of these turns, of the answers among them that have loss, and of the tools
+        ("key", pa.uint64()),  # of the tools and all turns up to it, normalised
+        ("learned_key", pa.uint64()),  # of these turns, and of which answers among them have loss
         ("has_loss", pa.bool_()),
         ("is_last", pa.bool_()),
     ]
@@ -68,11 +68,13 @@ _CONVERSATION = [("turns", TURNS), ("tools", pa.string())]
 @dataclass(frozen=True)
 class CleanRow:
     texts: Texts
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str]
 
 
 def normalised_pair(texts: Texts) -> tuple[str, str]:
+    """Of source and target. The tools belong to what a conversation's model reads."""
     source, target = texts.joined()
+    source = f"{texts.tools}\n{source}" if texts.tools else source
     return normalised(source), normalised(target)
 
 

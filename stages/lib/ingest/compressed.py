@@ -20,6 +20,8 @@ import pyarrow as pa
 
 from stages.lib.core.process import UserError
 
+Progress = Callable[[int], object]  # gets the number of bytes of the file that were read since the last call
+
 _OPENERS: dict[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -43,7 +45,7 @@ _ENCRYPTED = 1  # a bit of the flags of a member
 class _Reporting(io.RawIOBase):
     """Reports the bytes read, before they are decompressed, so that the progress is right for compressed files too."""
 
-    def __init__(self, file: IO[bytes], progress: Callable[[int], object]) -> None:
+    def __init__(self, file: IO[bytes], progress: Progress) -> None:
         super().__init__()
         self._file, self._progress = file, progress
 
@@ -62,7 +64,7 @@ class _Reporting(io.RawIOBase):
 
 @contextmanager
 def open_text(
-    path: Path, encoding: str, newline: str, progress: Callable[[int], object], member: str | None = None
+    path: Path, encoding: str, newline: str, progress: Progress, member: str | None = None
 ) -> Iterator[IO[str]]:
     """Bytes that can't be decoded become lone surrogates U+DC80 to U+DCFF (`surrogateescape`): a bad row must not
     stop the file. A byte order mark overrides `encoding`.
@@ -74,7 +76,7 @@ def open_text(
         start = cast(io.BufferedReader, file).peek(_SAMPLE)[:_SAMPLE]
         marked = next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
         if marked is None and encoding.lower().replace("_", "-") in ("utf-8", "utf8") and _looks_wide(start):
-            name = _full_name(path, member)
+            name = full_name(path, member)
             raise UserError(f"{name}: every other byte is zero, as in UTF-16; set prepare.reading.encoding")
         wide = codecs.lookup(marked or encoding).name.startswith(("utf-16", "utf-32"))
         errors = "strict" if wide else "surrogateescape"
@@ -86,13 +88,13 @@ def _looks_wide(start: bytes) -> bool:
 
 
 @contextmanager
-def open_seekable(path: Path, progress: Callable[[int], object], member: str | None = None) -> Iterator[Path]:
+def open_seekable(path: Path, progress: Progress, member: str | None = None) -> Iterator[Path]:
     """A file that is not read from start to end. A member of an archive is copied to a temporary file first.
 
     Raises:
         UserError: the file is compressed as a whole; or a member, as in open_bytes.
     """
-    name = _full_name(path, member)
+    name = full_name(path, member)
     if name.suffix.lower() in COMPRESSED:
         raise UserError(f"{name}: a file of this format must be read in any order; unpack the {name.suffix} first")
     if member is None:
@@ -106,13 +108,13 @@ def open_seekable(path: Path, progress: Callable[[int], object], member: str | N
 
 
 @contextmanager
-def open_bytes(path: Path, progress: Callable[[int], object], member: str | None = None) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path, progress: Progress, member: str | None = None) -> Iterator[IO[bytes]]:
     """A file, or a member of a zip archive, without its compression.
 
     Raises:
         UserError: the file, its compression or the archive turns out to be broken.
     """
-    name = _full_name(path, member)
+    name = full_name(path, member)
     with user_errors(name):
         file = path.open("rb", buffering=0) if member is None else _archive(path).file.open(member)
         with io.BufferedReader(_Reporting(file, progress), _BUFFER) as stored:
@@ -120,8 +122,9 @@ def open_bytes(path: Path, progress: Callable[[int], object], member: str | None
             yield opener(stored) if opener else stored
 
 
-def _full_name(path: Path, member: str | None) -> Path:
-    return path if member is None else path / member
+def full_name(path: Path, member: str | None) -> Path:
+    """What messages call a file, or a member of an archive. Its own name may begin with a slash."""
+    return path if member is None else Path(f"{path}/{member}")
 
 
 def members(path: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from stages.lib.core.templates import RejectedRow, as_text
@@ -50,23 +51,21 @@ def read_turns(messages: Any, conversation: Conversation, notes: Counter[str]) -
         RejectedRow: no list of messages, a message that can't be read, a system prompt after the start, messages of one
             speaker that can't become one turn, or no answer with loss.
     """
-    found: Counter[str] = Counter()  # a rejected row leaves no notes
     turns: list[Turn] = []
     for number, message in enumerate(as_messages(messages, conversation), start=1):
-        turn = _turn(f"message {number}", message, conversation, found)
+        turn = _turn(f"message {number}", message, conversation, notes)
         if turns and _is_one_speaker(turns[-1], turn):
             turns[-1] = _merged(f"message {number}", turns[-1], turn, conversation.merge)
-            found["merged_messages"] += 1
+            notes["merged_messages"] += 1
         elif turns and turn.role == "system":
             raise RejectedRow("wrong_role_order", f"message {number}: system after {turns[-1].role}")
         else:
             turns.append(turn)
-    turns = list(_with_history(turns, found))
+    turns = list(_with_history(turns, notes))
     if not answer_places(turns):
         is_silent = all(turn.role != "assistant" for turn in turns)
         answers = "each answer is empty, has weight 0 or comes before any question"
         raise RejectedRow("no_answer", "no message of the assistant" if is_silent else answers)
-    notes.update(found)
     return turns
 
 
@@ -121,7 +120,7 @@ def _check_blank(text: str, place: str) -> None:
         )
 
 
-def _turn(place: str, message: Any, conversation: Conversation, found: Counter[str]) -> Turn:
+def _turn(place: str, message: Any, conversation: Conversation, notes: Counter[str]) -> Turn:
     if not isinstance(message, Mapping):
         raise RejectedRow("bad_messages", f"{place} is not an object")
     role_key, text_key = _form(place, message)
@@ -131,11 +130,11 @@ def _turn(place: str, message: Any, conversation: Conversation, found: Counter[s
         return Turn(role, _text(place, content))
     has_loss = role != "assistant" or _has_loss(place, message.get("weight"))
     if not has_loss:
-        found["answers_without_weight"] += 1
-    fields, read = _fields(place, role, message, found)
+        notes["answers_without_weight"] += 1
+    fields, read = _fields(place, role, message, notes)
     for key, value in message.items():
         if key not in (role_key, text_key) and key not in read and value not in _NOTHING:
-            found[f"unread_message_fields.{key}"] += 1
+            notes[f"unread_message_fields.{key}"] += 1
     text = "" if content is None and "tool_calls" in fields else _text(place, content)
     return Turn(role, text, has_loss, _as_json(place, fields))
 
@@ -172,7 +171,7 @@ def _has_loss(place: str, weight: Any) -> bool:
         raise RejectedRow("bad_messages", f"{place}: weight {one_line(repr(weight))[:80]} is neither 0 nor 1") from None
 
 
-def _fields(place: str, role: Role, message: Mapping[str, Any], found: Counter[str]) -> tuple[dict[str, Any], set[str]]:
+def _fields(place: str, role: Role, message: Mapping[str, Any], notes: Counter[str]) -> tuple[dict[str, Any], set[str]]:
     """What chat templates read beside role and content, and the keys of the message that are read for it."""
     fields: dict[str, Any] = {}
     read = {"name"}
@@ -190,7 +189,7 @@ def _fields(place: str, role: Role, message: Mapping[str, Any], found: Counter[s
             read |= {key for key, text in texts if text == texts[0][1]}
         if key := next((key for key in _CALLS if message.get(key)), None):
             read.add(key)
-            if calls := tool_calls(place, message[key], key == "function_call", found):
+            if calls := tool_calls(place, message[key], key == "function_call", notes):
                 fields["tool_calls"] = calls
     elif not _has_loss(place, message.get("weight")):
         read.add("weight")  # other turns have no loss in any case
@@ -247,21 +246,26 @@ def _is_empty(turn: Turn) -> bool:
 
 
 def _as_json(place: str, fields: dict[str, Any]) -> str:
-    """The keys keep their order, which chat templates write. Of nothing: an empty text."""
+    """Of nothing: an empty text."""
+    if not fields:
+        return ""
     try:
-        text = json.dumps(
-            fields,
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-            default=lambda value: as_text(f"{place}: an argument", value),
-        )
+        return compact_json(fields, f"{place}: an argument")
     except (ValueError, TypeError) as error:
         raise RejectedRow("bad_messages", f"{place}: {one_line(error)}") from None
-    return text if fields else ""
 
 
-def _with_history(turns: Iterable[Turn], found: Counter[str]) -> Iterator[Turn]:
+def compact_json(value: Any, name: str) -> str:
+    """The keys keep their order, which chat templates write. Values that JSON doesn't know are texts, as in templates.
+
+    Raises:
+        ValueError: a number is not finite.
+        RejectedRow: a value holds no text; it is told as `name`.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=partial(as_text, name))
+
+
+def _with_history(turns: Iterable[Turn], notes: Counter[str]) -> Iterator[Turn]:
     """Takes the loss from greetings and empty answers."""
     is_asked = False
     for turn in turns:
@@ -269,10 +273,10 @@ def _with_history(turns: Iterable[Turn], found: Counter[str]) -> Iterator[Turn]:
         if turn.role != "assistant" or not turn.has_loss:
             yield turn
         elif not is_asked:
-            found["greetings"] += 1
+            notes["greetings"] += 1
             yield replace(turn, has_loss=False)
         elif not turn.text.strip() and "tool_calls" not in _decoded(turn):
-            found["empty_answers"] += 1
+            notes["empty_answers"] += 1
             yield replace(turn, has_loss=False)
         else:
             yield turn

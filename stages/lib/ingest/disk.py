@@ -54,7 +54,7 @@ def _unpacked_size(file: File) -> int:
 
 
 def _rows(file: File, params: Prepare) -> int:
-    """About as many as the file has. If they are aligned, all files have as many."""
+    """About how many rows the file has. Aligned files all have as many."""
     row = _USUAL_ROW
     if (params.reading.format or file.format()) in ("csv", "tsv", "jsonl", "text"):
         with open_bytes(file.path, lambda count: None, file.member) as opened:

@@ -26,7 +26,7 @@ from stages.lib.ingest.cleaned_rows import (
     keys_of,
     normalised_pair,
 )
-from stages.lib.ingest.minhash import Hashes, jaccard, key, shingles_of_parts
+from stages.lib.ingest.minhash import Hashes, jaccard, key, shingles
 from stages.lib.ingest.near_duplicates import Flags, candidates
 from stages.lib.ingest.row_texts import Texts
 from stages.lib.params.prepare import Prepare
@@ -88,12 +88,13 @@ class RowDatabase:
         return int(number or 0)
 
     def drop_duplicates(self) -> None:
-        """Of rows of train that compare as equal, only the first stays."""
+        """Of rows of train that compare as equal, only the first stays; of conversations, the first with most loss."""
+        first = "arg_min(row, [-target_count, row])" if self._are_conversations else "min(row)"
         if self._params.duplicates.in_train == "drop":
             self._run(
                 f"""INSERT INTO dropped
                     SELECT row, 'duplicate', first, 1.0
-                    FROM kept JOIN (SELECT compared_key, min(row) AS first FROM kept WHERE rank = {_TRAIN}
+                    FROM kept JOIN (SELECT compared_key, {first} AS first FROM kept WHERE rank = {_TRAIN}
                                     GROUP BY compared_key HAVING count(*) > 1) USING (compared_key)
                     WHERE rank = {_TRAIN} AND row <> first"""
             )
@@ -130,8 +131,8 @@ class RowDatabase:
         return f"SELECT row, rank, {first} AS example, place, group_key FROM kept"
 
     def _find_talks(self) -> None:
-        """Creates the tables `answers` and `talks`: a row, and the shortest row whose turns are the first ones of its
-        turns. Then one talk grows over several rows. How many different talks begin is no such row."""
+        """Creates the tables `answers` and `talks`. `talks` gives each row the shortest row that its turns begin with:
+        one talk may grow over several rows. A beginning that many different talks share doesn't count."""
         self._load("answers", ANSWERS)
         self._run(
             f"""CREATE TABLE talks AS
@@ -293,7 +294,7 @@ class RowDatabase:
     def _pieces(self, rows: Iterable[int]) -> dict[int, list[Hashes]]:
         found = self._kept.fetch(rows)
         parts = [compared_parts(normalised_pair(clean.texts), self._params) for clean in found.values()]
-        return dict(zip(found, shingles_of_parts(parts), strict=True))
+        return dict(zip(found, shingles(parts), strict=True))
 
     def counts(self) -> dict[Split, dict[str, int]]:
         """Rows, examples and references of each split, as `examples` gives them."""

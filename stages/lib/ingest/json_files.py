@@ -13,6 +13,9 @@ from stages.lib.ingest.json_lists import Element, NoList, list_elements
 from stages.lib.ingest.rows import Row, Source, encoding_problem, one_line
 from stages.lib.params.prepare import Reading
 
+MAX_DEPTH = 100
+_PIECE = 1 << 20  # characters of a line that are read at once
+
 
 class Number(str):
     """A number as it is written: 1.10, 1e5, or an integer of any length."""
@@ -42,34 +45,25 @@ def read_jsonl(source: Source) -> Iterator[Row]:
     Raises:
         UserError: it is a list over several lines.
     """
-    reading, is_first = source.reading, True
+    is_first = True
     _check_names(source)
-    with source.text(newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if passed := _passed_over(number, line, reading):
-                source.skipped[passed] += 1
-                continue
-            if is_first and line.startswith("[") and line.rstrip().endswith(("[", ",")):
-                raise UserError(
-                    f"{source.name}: a JSON list, not one object per line; name the file .json, or set "
-                    f"prepare.reading.format: json"
-                )
-            is_first = False
-            yield _parsed(number, line.removesuffix("\n"), reading)
+    for number, line in source.lines():
+        if line.isspace():
+            source.skipped["blank"] += 1
+            continue
+        if is_first and line.startswith("[") and line.rstrip().endswith(("[", ",")):
+            raise UserError(
+                f"{source.name}: a JSON list, not one object per line; name the file .json, or set "
+                f"prepare.reading.format: json"
+            )
+        is_first = False
+        yield _parsed(number, line.removesuffix("\n"), source.reading)
 
 
 def _check_names(source: Source) -> None:
     """`reading.columns` names the values of rows that are lists. Other columns may come from the objects around."""
     if source.reading.columns is not None:
         replace(source, columns=()).check_columns(source.reading.columns)
-
-
-def _passed_over(number: int, line: str, reading: Reading) -> str | None:
-    if number <= reading.skip_lines:
-        return "preamble"
-    if reading.comment is not None and line.startswith(reading.comment):
-        return "comment"
-    return "blank" if line.isspace() else None
 
 
 def _parsed(number: int, line: str, reading: Reading) -> Row:
@@ -168,9 +162,8 @@ def _values(element: Element, reading: Reading) -> dict[str, Any]:
     text, value = element.text, element.value
     if element.problem:
         raise RejectedRow("no_records", element.problem)
-    # deeper values can be neither sent to another process nor written
-    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(value):
-        raise RejectedRow("no_json", f"nested more than {_MAX_DEPTH} levels deep")
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(value):
+        raise RejectedRow("no_json", f"nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
@@ -181,13 +174,15 @@ def _values(element: Element, reading: Reading) -> dict[str, Any]:
     return dict(zip(names, value, strict=True))
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested more than MAX_DEPTH levels deep. Such a value can be neither sent to another
+    process nor written. Tuples come from lists that Python has written."""
     level = [value]
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for each in level
-            if isinstance(each, dict | list)
+            if isinstance(each, dict | list | tuple)
             for child in (each.values() if isinstance(each, dict) else each)
         ]
         if not level:
@@ -202,6 +197,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-_PIECE = 1 << 20  # characters of a line that are read at once
-_MAX_DEPTH = 100
 _DECODER = json.JSONDecoder(parse_constant=float, parse_float=Number, parse_int=Number, object_pairs_hook=_unique)

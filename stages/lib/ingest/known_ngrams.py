@@ -144,7 +144,7 @@ def _merged(runs: Sequence[Hashes]) -> Iterator[Hashes]:
 
 
 def _distinct(pieces: Sequence[Hashes]) -> Hashes:
-    """Sorted, which np.unique takes several times as long for."""
+    """Sorted. np.unique takes several times as long."""
     hashes = np.concatenate(pieces)
     hashes.sort()
     is_new = np.ones(len(hashes), bool)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.lib.core.worker_pool import in_batches
+
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 Signatures = np.ndarray[Any, np.dtype[np.uint8]]
@@ -33,13 +35,8 @@ def key(*parts: str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def shingles(text: str, salt: int = 0) -> Hashes:
-    """Sorted hashes of the distinct 5-character pieces of a text. A shorter text is one piece."""
-    return np.unique(_pieces([text], [salt])[0])
-
-
-def shingles_of_parts(texts: Sequence[Sequence[str]]) -> Iterator[list[Hashes]]:
-    """The shingles of each part of each item, many times as quick as one by one."""
+def shingles(texts: Sequence[Sequence[str]]) -> Iterator[list[Hashes]]:
+    """Of each part of each item, the sorted hashes of its distinct 5-character pieces. A shorter text is one piece."""
     for some in _some_at_a_time(texts):
         flat = [part for parts in some for part in parts]
         hashes, lengths = _pieces(flat, [0] * len(flat))
@@ -73,7 +70,7 @@ def _mixed(hashes: Hashes) -> Hashes:
 
 
 def jaccard(first: Hashes, second: Hashes) -> float:
-    """Shared pieces over all pieces, of two results of `shingles`. Two empty texts are equal."""
+    """Shared pieces over all pieces, of two texts. Two empty texts are equal."""
     if not len(first) and not len(second):
         return 1.0
     shared = len(np.intersect1d(first, second, assume_unique=True))
@@ -112,16 +109,7 @@ def bands_and_signatures(texts: Sequence[Sequence[str]], threshold: float) -> tu
 
 
 def _some_at_a_time(texts: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
-    some: list[Sequence[str]] = []
-    characters = 0
-    for parts in texts:
-        some.append(parts)
-        characters += sum(map(len, parts))
-        if characters >= _AT_A_TIME:
-            yield some
-            some, characters = [], 0
-    if some:
-        yield some
+    return in_batches(texts, lambda parts: sum(map(len, parts)), len(texts), _AT_A_TIME)
 
 
 def _minima(texts: Sequence[Sequence[str]], count: int) -> Hashes:

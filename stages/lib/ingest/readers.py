@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from stages.lib.core.process import UserError
 from stages.lib.ingest.arrow_files import changes_of
-from stages.lib.ingest.compressed import COMPRESSED, members
+from stages.lib.ingest.compressed import COMPRESSED, full_name, members
 from stages.lib.ingest.formats import FORMATS, READERS
 from stages.lib.ingest.row_texts import advice_on_answers, columns
 from stages.lib.ingest.rows import Row, Source, advice_on, listed, missing_columns, one_line, readable
@@ -37,7 +37,7 @@ class File:
 
     @property
     def name(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
+        return str(full_name(self.path, self.member))
 
     def size(self) -> int:
         return members(self.path)[self.member] if self.member else self.path.stat().st_size
@@ -261,8 +261,8 @@ def _check_aligned(names: Sequence[str], needed: Sequence[str], advice: Mapping[
 
 
 def _with_fields(rows: Iterator[Row], needed: Sequence[str], name: str, advice: Mapping[str, str]) -> Iterator[Row]:
-    """Passes the rows on. Raises UserError if a field is in none of the first ones: no row has to tell its user that
-    the name is wrong."""
+    """Passes the rows on. Raises UserError if a field is in none of the first rows: a wrong name is told once, not row
+    by row."""
     missing, found, read = list(needed), dict[str, None](), 0
     for row in rows:
         if missing and row.problem is None:

@@ -32,14 +32,14 @@ from stages.lib.ingest.cleaning import Cleaner
 from stages.lib.ingest.known_ngrams import KnownNgrams
 from stages.lib.ingest.minhash import key, normalised
 from stages.lib.ingest.near_duplicates import write_bands
-from stages.lib.ingest.row_texts import RowReader, Texts, clean_text
+from stages.lib.ingest.row_texts import RowReader, Texts, check_surrogates, clean_text
 from stages.lib.ingest.rows import Row
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.examples import Split
 
 # characters; longer metadata groups nothing, and it travels with every prediction
 _LONGEST_METADATA = 200
-_DATE = re.compile(r"\d{8}|.*[-:].*")  # a date rather than a number, if it can be one
+_DATE = re.compile(r"(19|20)\d{6}|.*\d[-:]\d.*")  # a date, and no number
 
 Values = tuple[Any, ...]  # of one row of a table
 
@@ -100,7 +100,7 @@ class RowCleaner:
         if row.problem is not None:
             raise row.problem
         report.unread_fields.update(self._reader.unread(row.values, split))
-        notes: Counter[str] = Counter()
+        notes: Counter[str] = Counter()  # a rejected row leaves none
         texts = self._reader.texts(row.values, split, cleaner, notes)
         if self.known is not None and split == "train":
             _check_known(texts, self.known)
@@ -151,10 +151,7 @@ class RowCleaner:
             if split == "train":
                 raise
             return None
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RejectedRow("lone_surrogate", f"{field} holds half of a surrogate pair") from None
+        check_surrogates(text, field)
         return text
 
     def _write(self, batch: RowBatch, kept: list[CleanRow], keys: list[Values], unusable: list[Values]) -> None:
@@ -192,14 +189,14 @@ def _check_known(texts: Texts, known: KnownNgrams) -> None:
 
 def _answers(texts: Texts) -> Iterator[Values]:
     """The columns of `ANSWERS` from `number` on."""
-    history = 0
+    history = key(texts.tools) if texts.tools else 0
     learned = ""
     for number, turn in enumerate(texts.turns):
         history = key(str(history), turn.role, normalised(turn.written()))
         if turn.role == "assistant":
             learned += "01"[turn.has_loss]
             is_last = number == len(texts.turns) - 1
-            yield number, history, key(str(history), learned, texts.tools), turn.has_loss, is_last
+            yield number, history, key(str(history), learned), turn.has_loss, is_last
 
 
 def _metadata_text(field: str, value: Any) -> str:
@@ -209,7 +206,7 @@ def _metadata_text(field: str, value: Any) -> str:
 
 def _time(name: str | None, text: str) -> float:
     """A number, or the seconds since 1970 of an ISO 8601 date, which is UTC if it has no time zone."""
-    for read in (_iso_seconds, float) if _DATE.fullmatch(text) else (float, _iso_seconds):
+    for read in (_iso_seconds,) if _DATE.fullmatch(text) else (float, _iso_seconds):
         try:
             time = read(text)
         except (ValueError, OverflowError):

@@ -5,15 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from stages.lib.core.templates import Field, NullValue, RejectedRow, Template, as_text, value_at
 from stages.lib.core.words import count_words
 from stages.lib.ingest.cleaning import Cleaner
-from stages.lib.ingest.conversations import as_messages, read_turns
+from stages.lib.ingest.conversations import as_messages, compact_json, read_turns
 from stages.lib.ingest.json_files import with_numbers
 from stages.lib.ingest.rows import one_line
+from stages.lib.ingest.tool_calls import without_nulls
 from stages.lib.params.prepare import Conversation, LengthLimits, Prepare, Range
 from stages.lib.records.chats import Turn, answer_places, render
 from stages.lib.records.examples import SPLITS, Split
@@ -46,19 +47,16 @@ class RowReader:
     params: Prepare
 
     def texts(self, values: Mapping[str, Any], split: Split, clean: Cleaner, notes: Counter[str]) -> Texts:
-        """Raises RejectedRow; such a row has no notes."""
-        found: Counter[str] = Counter()
+        """Raises RejectedRow. What `notes` has of such a row must not be counted."""
         try:
             values = self._with_extracts(values, split)
             if self.params.message_fields:
-                texts = self._conversation(values, clean, found)
+                texts = self._conversation(values, clean, notes)
             else:
-                texts = self._source_and_targets(values, split, clean, found)
+                texts = self._source_and_targets(values, split, clean, notes)
         except RecursionError:
             raise RejectedRow("no_text", "lists or objects are nested too deeply") from None
         self._check_lengths(texts)
-        if found:
-            notes.update(found)
         return texts
 
     def value(self, name: str, values: Mapping[str, Any]) -> Any:
@@ -179,7 +177,10 @@ class RowReader:
             return ""
         tools = Field(self.params.conversation.tools)
         value = tools.value(values)
-        value = _parsed(value, tools.name) if isinstance(value, str) else _without_nulls(with_numbers(value), notes)
+        if isinstance(value, str):
+            value = _parsed(value, tools.name)
+        else:
+            value = without_nulls(with_numbers(value), "null_fields_of_tools", notes)
         if value is None or value == []:
             return ""
         if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -236,11 +237,11 @@ def _read_columns(params: Prepare, names: Iterable[str]) -> list[str]:
 
 def clean_text(text: str, name: str, clean: Cleaner) -> str:
     """Raises RejectedRow if no file could hold the text."""
-    _check_surrogates(text, name)
+    check_surrogates(text, name)
     return clean(text)
 
 
-def _check_surrogates(text: str, name: str) -> None:
+def check_surrogates(text: str, name: str) -> None:
     if not text.isascii() and _SURROGATE.search(text):
         raise RejectedRow("lone_surrogate", f"the {name} holds half of a surrogate pair")
 
@@ -330,24 +331,11 @@ def _parsed(text: str, name: str) -> Any:
         raise RejectedRow("bad_tools", f"{name} holds no JSON: `{one_line(text)[:80]}`") from None
 
 
-def _without_nulls(value: Any, notes: Counter[str]) -> Any:
-    """Parquet gives each object of a list the keys of all others, with nulls."""
-    if isinstance(value, list):
-        return [_without_nulls(element, notes) for element in value]
-    if not isinstance(value, Mapping):
-        return value
-    if nulls := sum(element is None for element in value.values()):
-        notes["null_fields_of_tools"] += nulls
-    return {name: _without_nulls(element, notes) for name, element in value.items() if element is not None}
-
-
 def _json(value: Any, name: str) -> str:
-    """In the order of the keys, which chat templates write. Raises RejectedRow if no file could hold it."""
+    """Raises RejectedRow if no file could hold it."""
     try:
-        text = json.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=partial(as_text, name)
-        )
+        text = compact_json(value, name)
     except ValueError:
         raise RejectedRow("no_text", f"{name} holds a number that is not finite") from None
-    _check_surrogates(text, name)
+    check_surrogates(text, name)
     return text

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,8 @@ from typing import IO, Any
 
 from stages.lib.core.process import UserError
 from stages.lib.core.templates import RejectedRow
-from stages.lib.ingest.compressed import open_text
+from stages.lib.ingest.compressed import Progress, full_name, open_text
 from stages.lib.params.prepare import Reading
-
-Progress = Callable[[int], object]  # gets the number of bytes of the file that were read since the last call
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,23 @@ class Source:
 
     @property
     def name(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
+        return str(full_name(self.path, self.member))
 
     def text(self, newline: str) -> AbstractContextManager[IO[str]]:
         return open_text(self.path, self.reading.encoding, newline, self.progress, self.member)
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """(number, line with its end), without the first `reading.skip_lines` lines and without comments. Only \\n ends
+        a line."""
+        comment = self.reading.comment
+        with self.text("\n") as file:
+            for number, line in enumerate(file, start=1):
+                if number <= self.reading.skip_lines:
+                    self.skipped["preamble"] += 1
+                elif comment is not None and line.startswith(comment):
+                    self.skipped["comment"] += 1
+                else:
+                    yield number, line
 
     def check_columns(self, found: Sequence[str]) -> None:
         """Raises UserError if a column is missing, or if two have the same name."""

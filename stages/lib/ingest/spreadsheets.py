@@ -99,9 +99,6 @@ def _row(number: int, values: list[Any], header: Sequence[str]) -> Row:
     if outside or _names(values) == header:
         raw = {"raw": "\t".join("" if value is None else str(value) for value in values)}
         detail = f"a value to the right of the {len(header)} columns of the header"
-        problem = RejectedRow("wrong_number_of_fields", detail) if outside else _REPEATED
-        return Row(number, raw, problem)
+        repeated = RejectedRow("repeated_header", "the same as the header")
+        return Row(number, raw, RejectedRow("wrong_number_of_fields", detail) if outside else repeated)
     return Row(number, dict(zip(header, values + [None] * (len(header) - len(values)), strict=False)))
-
-
-_REPEATED = RejectedRow("repeated_header", "the same as the header")

@@ -1,6 +1,6 @@
 """Reads files of plain text: free text, bAbI's dialogues, and aligned files. Only \\n ends a line."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import zip_longest
 
@@ -13,28 +13,24 @@ Line = tuple[int, str]  # its number in the file, from 1, and its text with the 
 
 def read_text(source: Source) -> Iterator[Row]:
     """A row is a line, a paragraph or the file, as `reading.text_row` says."""
-    with source.text("\n") as file:
-        lines = _lines(source, file)
-        if source.reading.text_row == "file":
-            own = list(lines)
-            yield _text_row(own[0][0] if own else 1, "".join(text for _, text in own), len(own))
-        elif source.reading.text_row == "paragraph":
-            for block in _blocks(source, lines):
-                yield _text_row(block[0][0], "\n".join(text.rstrip("\r\n") for _, text in block), len(block))
-        else:
-            for number, text in lines:
-                if text.strip():
-                    yield _text_row(number, text.rstrip("\r\n"), 1)
-                else:
-                    source.skipped["blank"] += 1
+    if source.reading.text_row == "file":
+        own = list(source.lines())
+        yield _text_row(own[0][0] if own else 1, "".join(text for _, text in own), len(own))
+    elif source.reading.text_row == "paragraph":
+        for block in _blocks(source):
+            yield _text_row(block[0][0], "\n".join(text.rstrip("\r\n") for _, text in block), len(block))
+    else:
+        for number, text in source.lines():
+            if text.strip():
+                yield _text_row(number, text.rstrip("\r\n"), 1)
+            else:
+                source.skipped["blank"] += 1
 
 
 def read_dialog(source: Source) -> Iterator[Row]:
     """The format of bAbI's dialogues: lines `number user<TAB>bot`; a line without a tab is a fact; a blank line ends a
     dialogue."""
-    with source.text("\n") as file:
-        for block in _blocks(source, _lines(source, file)):
-            yield _dialog(block)
+    return map(_dialog, _blocks(source))
 
 
 def read_aligned(sources: dict[str, Source]) -> Iterator[Row]:
@@ -57,22 +53,10 @@ def read_aligned(sources: dict[str, Source]) -> Iterator[Row]:
         raise UserError(f"aligned files must have the same number of lines: {lengths}")
 
 
-def _lines(source: Source, file: Iterable[str]) -> Iterator[Line]:
-    """Without the first `reading.skip_lines` lines, and without comments."""
-    reading, skipped = source.reading, source.skipped
-    for number, line in enumerate(file, start=1):
-        if number <= reading.skip_lines:
-            skipped["preamble"] += 1
-        elif reading.comment is not None and line.startswith(reading.comment):
-            skipped["comment"] += 1
-        else:
-            yield number, line
-
-
-def _blocks(source: Source, lines: Iterator[Line]) -> Iterator[list[Line]]:
+def _blocks(source: Source) -> Iterator[list[Line]]:
     """The lines between blank lines."""
     block: list[Line] = []
-    for number, line in lines:
+    for number, line in source.lines():
         if line.strip():
             block.append((number, line))
         else:

@@ -2,15 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from stages.lib.core.templates import RejectedRow, as_text
-from stages.lib.ingest.json_files import with_numbers
+from stages.lib.ingest.json_files import MAX_DEPTH, is_deep, with_numbers
 from stages.lib.ingest.rows import one_line
 
 _ARGUMENTS = ("arguments", "parameters")
-_MAX_DEPTH = 100  # of arguments, as of the rows of JSON files
 
 
 def tool_calls(place: str, calls: Any, is_single: bool, notes: Counter[str]) -> list[dict[str, Any]]:
@@ -58,8 +57,9 @@ def _arguments(place: str, arguments: Any, notes: Counter[str]) -> dict[str, Any
         arguments = _parsed(f"{place}: the arguments", arguments) if arguments.strip() else {}
     if not isinstance(arguments, Mapping):
         raise RejectedRow("bad_messages", f"{place}: the arguments are not an object")
-    _check_depth(place, arguments)
-    return dict(arguments) if is_text else _without_nulls(with_numbers(arguments), notes)
+    if is_deep(arguments):
+        raise RejectedRow("bad_messages", f"{place}: the arguments are nested more than {MAX_DEPTH} levels deep")
+    return dict(arguments) if is_text else without_nulls(with_numbers(arguments), "null_arguments", notes)
 
 
 def _parsed(place: str, text: str) -> Any:
@@ -69,20 +69,12 @@ def _parsed(place: str, text: str) -> Any:
         raise RejectedRow("bad_messages", f"{place} are no JSON: {one_line(error)}") from None
 
 
-def _check_depth(place: str, value: Any) -> None:
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner = [each.values() if isinstance(each, Mapping) else each for each in level]
-        level = [child for each in inner if not isinstance(each, str) and isinstance(each, Iterable) for child in each]
-        if not level:
-            return
-    raise RejectedRow("bad_messages", f"{place}: the arguments are nested more than {_MAX_DEPTH} levels deep")
-
-
-def _without_nulls(value: Any, notes: Counter[str]) -> Any:
+def without_nulls(value: Any, note: str, notes: Counter[str]) -> Any:
+    """Parquet gives each object of a list the keys of all others, with nulls. They are counted as `note`."""
     if isinstance(value, list):
-        return [_without_nulls(element, notes) for element in value]
+        return [without_nulls(element, note, notes) for element in value]
     if not isinstance(value, Mapping):
         return value
-    notes.update("null_arguments" for element in value.values() if element is None)
-    return {key: _without_nulls(element, notes) for key, element in value.items() if element is not None}
+    if nulls := sum(element is None for element in value.values()):
+        notes[note] += nulls
+    return {key: without_nulls(element, note, notes) for key, element in value.items() if element is not None}

@@ -19,7 +19,8 @@ class Column:
     longest: int = sys.maxsize
 
     def has(self, field: str) -> bool:
-        """Whether a field is usual here: of a usual kind, and of a length between a quarter and four times of those."""
+        """Whether a field is usual here: of a usual kind, at least a quarter as long as the shortest one,
+        and at most four times as long as the longest one."""
         return self.shortest <= 4 * len(field) and len(field) <= 4 * self.longest and _kind(field) in self.kinds
 
 
