@@ -213,17 +213,22 @@ def test_shared_answers_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_a_growing_talk_is_in_one_split_and_one_group(tmp_path: Path, shuffled: bool) -> None:
+@pytest.mark.parametrize(("in_train", "rows_of_a_talk"), [("drop", 1), ("keep", 3)])
+def test_a_growing_talk_is_in_one_split_and_one_group(
+    tmp_path: Path, shuffled: bool, in_train: str, rows_of_a_talk: int
+) -> None:
     rows = [talk(f"talk {n}", answers) for n in range(60) for answers in (1, 2, 4)]
     if shuffled:
         random.Random(1).shuffle(rows)
-    decided = decide_talks(tmp_path, rows, batch_rows=50)
+    duplicates = {**section(Prepare).duplicates.model_dump(), "in_train": in_train}
+    decided = decide_talks(tmp_path, rows, batch_rows=50, duplicates=duplicates)
     names = [decided.talks(split) for split in SPLITS]
     assert all(names)
     assert sum(map(len, names)) == len(set.union(*names)) == 60
-    assert len(decided.splits["test"]) == 3 * len(decided.talks("test"))
-    groups = {own.group for own in decided.splits["test"]}
-    assert len(groups) == len(decided.talks("test"))
+    for split in SPLITS:
+        assert len(decided.splits[split]) == rows_of_a_talk * len(decided.talks(split))
+        assert len({own.group for own in decided.splits[split]}) == len(decided.talks(split))
+    assert sum(counts["examples"] for counts in decided.database.counts().values()) == 60 * rows_of_a_talk
 
 
 def test_a_group_is_in_one_split_even_if_talks_grow_over_several(tmp_path: Path) -> None:

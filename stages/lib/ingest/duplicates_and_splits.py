@@ -219,21 +219,25 @@ class RowDatabase:
         )
 
     def drop_beginnings(self) -> None:
-        """Drops conversations of train that are the first turns of another one, which has loss on the same answers."""
-        if self._are_conversations and self._params.duplicates.in_train == "drop":
-            self._drop(
-                f"""WITH learned AS (
-                        SELECT row, learned_key, is_last FROM answers
-                        SEMI JOIN (SELECT row FROM remaining WHERE rank = {_TRAIN}) USING (row)),
-                    beginnings AS (
-                        SELECT row, learned_key FROM learned
-                        SEMI JOIN (SELECT learned_key FROM learned WHERE NOT is_last) USING (learned_key)
-                        WHERE is_last)
-                    SELECT row, 'prefix', other, NULL
-                    FROM beginnings JOIN (
-                        SELECT learned_key, min(row) AS other FROM learned ANTI JOIN beginnings USING (row)
-                        GROUP BY learned_key) USING (learned_key)"""
-            )
+        """Drops conversations of the files of train that are the first turns of another one in the same split, which
+        has loss on the same answers."""
+        if not (self._are_conversations and self._params.duplicates.in_train == "drop"):
+            return
+        self._run(
+            f"""INSERT INTO dropped
+                WITH learned AS (
+                    SELECT row, rank, learned_key, is_last FROM answers JOIN remaining USING (row)
+                    WHERE file_rank = {_TRAIN}),
+                beginnings AS (
+                    SELECT row, rank, learned_key FROM learned
+                    SEMI JOIN (SELECT rank, learned_key FROM learned WHERE NOT is_last) USING (rank, learned_key)
+                    WHERE is_last)
+                SELECT row, 'prefix', other, NULL
+                FROM beginnings JOIN (
+                    SELECT rank, learned_key, min(row) AS other FROM learned ANTI JOIN beginnings USING (row)
+                    GROUP BY rank, learned_key) USING (rank, learned_key)"""
+        )
+        self._run("DELETE FROM remaining WHERE row IN (SELECT row FROM dropped WHERE reason = 'prefix')")
 
     def _drop(self, query: str) -> None:
         """Drops rows of train, given as rows of `dropped`. A cut document stays in the other split."""
