@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.lib.checkpoint.chat_template import PLAIN_TEMPLATE, ChatFormat
@@ -26,6 +26,7 @@ from stages.lib.records.chats import Turn, answer_places
 from stages.lib.records.examples import Example, answer_id
 from stages.lib.records.tokenized_examples import TokenizedExample
 from tests.build import section
+from tests.tokenizer_kinds import sentencepiece_bpe
 
 FOLDER = Path(__file__).parent / "chat_templates"
 CORPUS = [
@@ -53,15 +54,7 @@ def byte_level(specials: Sequence[str | AddedToken]) -> PreTrainedTokenizerBase:
 
 def like_llama(specials: Sequence[str | AddedToken]) -> PreTrainedTokenizerBase:
     """Sentencepiece BPE with byte fallback and a blank before every text, as Llama 2 and Mistral have it."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=first, max_token_length=7, show_progress=False)
-    backend.train_from_iterator(CORPUS, trainer)
-    return named(backend, specials)
+    return named(sentencepiece_bpe(CORPUS, 420), specials)
 
 
 def like_gemma(specials: Sequence[str | AddedToken]) -> PreTrainedTokenizerBase:

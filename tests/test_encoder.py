@@ -18,6 +18,7 @@ from stages.lib.params.tokenize import Tokenize
 from stages.lib.records.examples import Example
 from stages.lib.records.tokenized_examples import TokenizedExample
 from tests.build import section
+from tests.tokenizer_kinds import sentencepiece_bpe
 
 CORPUS = ["the fox is in the house by the river", "this house is old, that river is wide", "where is the old fox?"] * 5
 EMOJI = "\N{FOX FACE}\N{WOMAN}\N{ZERO WIDTH JOINER}\N{GIRL}"
@@ -39,15 +40,7 @@ def byte_level() -> PreTrainedTokenizerBase:
 @cache
 def like_llama() -> PreTrainedTokenizerBase:
     """Byte fallback, a blank before every text, a start token and no end token."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, max_token_length=7, show_progress=False)
-    backend.train_from_iterator(CORPUS, trainer)
-    return framed(backend, "<s> $A", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return framed(sentencepiece_bpe(CORPUS, 400), "<s> $A", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 @cache

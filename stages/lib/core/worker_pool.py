@@ -14,7 +14,7 @@ from stages.lib.core.process import UserError, die_with_parent
 T = TypeVar("T")
 R = TypeVar("R")
 _NONE: Any = object()
-SECONDS_ALONE = 1.0
+SECONDS_ALONE = 1.0  # about what it takes to start a worker, which imports as much as its stage
 
 
 def in_batches(

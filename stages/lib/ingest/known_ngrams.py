@@ -17,7 +17,7 @@ from stages.lib.core.files import atomic_file
 from stages.lib.core.process import UserError
 from stages.lib.core.words import words
 from stages.lib.core.worker_pool import in_batches
-from stages.lib.ingest.minhash import Hashes, normalised
+from stages.lib.ingest.minhash import MULTIPLIER, Hashes, normalised
 
 N = 13  # words
 # the name of the field tells our files from others with numbers, and from those of another hash
@@ -93,7 +93,7 @@ def ngrams(found: Sequence[str]) -> Hashes:
     return np.lib.stride_tricks.sliding_window_view(hashes, N) @ _POWERS
 
 
-_POWERS = np.array([pow(0x9E3779B97F4A7C15, power, 1 << 64) for power in range(N)], np.uint64)
+_POWERS = np.array([pow(MULTIPLIER, power, 1 << 64) for power in range(N)], np.uint64)
 
 
 @lru_cache(_CACHED_WORDS)

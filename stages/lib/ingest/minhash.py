@@ -16,6 +16,8 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 Signatures = np.ndarray[Any, np.dtype[np.uint8]]
 
 SHINGLE_CHARACTERS = 5
+# 2⁶⁴ over the golden ratio, odd: products with it spread over all 64 bits (Knuth, volume 3, section 6.4)
+MULTIPLIER = 0x9E3779B97F4A7C15
 # bytes of a signature: two texts of similarity s have about the share s of them in common
 SIGNATURE_BYTES = 64
 _PERMUTATIONS = 128
@@ -55,7 +57,7 @@ def _pieces(texts: Sequence[str], salts: Sequence[int]) -> tuple[Hashes, Counts]
     windows = len(characters) - SHINGLE_CHARACTERS + 1
     hashes = np.repeat(np.array(salts, np.uint64) + np.uint64(1), lengths)[:windows]
     for offset in range(SHINGLE_CHARACTERS):
-        hashes = _mixed(hashes * np.uint64(0x9E3779B97F4A7C15) + characters[offset : offset + windows])
+        hashes = _mixed(hashes * np.uint64(MULTIPLIER) + characters[offset : offset + windows])
     within = np.ones(len(characters), bool)  # and not across the end of a text
     for before in range(1, SHINGLE_CHARACTERS):
         within[np.cumsum(lengths[lengths > 0]) - before] = False
@@ -104,7 +106,7 @@ def bands_and_signatures(texts: Sequence[Sequence[str]], threshold: float) -> tu
     )
     keys = np.repeat(np.arange(bands, dtype=np.uint64)[None], len(minima), axis=0)
     for row in minima.reshape(-1, bands, rows).transpose(2, 0, 1):
-        keys = _mixed(keys * np.uint64(0x9E3779B97F4A7C15) + row)
+        keys = _mixed(keys * np.uint64(MULTIPLIER) + row)
     return keys, minima[:, :SIGNATURE_BYTES].astype(np.uint8)
 
 

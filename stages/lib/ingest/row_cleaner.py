@@ -30,7 +30,7 @@ from stages.lib.ingest.cleaned_rows import (
 )
 from stages.lib.ingest.cleaning import Cleaner
 from stages.lib.ingest.known_ngrams import KnownNgrams
-from stages.lib.ingest.minhash import key, normalised
+from stages.lib.ingest.minhash import MULTIPLIER, key, normalised
 from stages.lib.ingest.near_duplicates import write_bands
 from stages.lib.ingest.row_texts import RowReader, Texts, check_surrogates, clean_text
 from stages.lib.ingest.rows import Row
@@ -126,7 +126,7 @@ class RowCleaner:
         is_free = params.source is None and not texts.turns
         undivided = group[0] if group else target if is_free else source
         source_key, target_key = key(source), key(target)
-        both = (source_key * 0x9E3779B97F4A7C15 + target_key) % 2**64  # as good as a hash of both texts
+        both = (source_key * MULTIPLIER + target_key) % 2**64  # as good as a hash of both texts
         return (
             key(*([texts.source, *group] if params.groups else _content(texts))),
             {"pair": both, "source": source_key, "target": target_key}[params.duplicates.compare],

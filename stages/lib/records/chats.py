@@ -10,7 +10,7 @@ from typing import Any
 class Turn:
     """`role` is system, user, assistant or tool. `fields` is a JSON object of what a chat template reads beside role
     and content: reasoning_content, tool_calls, tool_call_id, name; or an empty text. An answer is learned, and asked
-    for in test, if it `has_loss`; no other turn has any."""
+    for in test, if it `has_loss`. For other turns, that says nothing."""
 
     role: str
     text: str
