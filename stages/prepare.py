@@ -2,11 +2,11 @@
 
 Reads:  the raw files of the scenario, in `prepare.folder`, or a data set on the hub.
 Writes: data/prepare/{train,validation,test}/ (shards), labels.json (the words that a target can be; none for free text)
-        and report/: stats.json (rows read = rows kept + rows rejected, and the same of lines), settings.json,
-        rejected.jsonl (rows that are not used: file, line, reason, the row) and preview.md (some rows of each split,
-        and some rejected ones).
+        and report/: stats.json (rows read = rows kept + rejected + not drawn from `mix`, and the same of lines),
+        settings.json, rejected.jsonl (rows that are not used: file, line, reason, the row) and preview.md (some rows of
+        each split, and some rejected ones).
 Random: nothing. The split of a row depends only on its content and `prepare.seed`; with `split.by: stratum` and `order`
-        on the other rows too.
+        on the other rows too. The rows of `mix` are drawn by a hash of both.
 """
 
 import json
@@ -68,7 +68,7 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
     try:
         check_disk(found, params, cleaned)
         stats = _clean(found, params, RowCleaner(params, cleaned, _known_ngrams(params, source)), workers)
-        database = RowDatabase(cleaned, params, workers or available_cores())
+        database = RowDatabase(cleaned, params, workers or available_cores(), _mixed(found))
         _decide(database)
         rejected = _counted(database.rejected_rows([origin.name for origin in found]), stats, params.shown_examples)
         write_jsonl(target / "report/rejected.jsonl", rejected)
@@ -76,24 +76,33 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
         summary = _summary(stats, database, counts)
         write_json(target / "report/stats.json", summary)
         write_json(target / "report/settings.json", params.model_dump(mode="json"))
-        _check(stats, counts, params.limits, target)
-        shown = {
+        _check(stats, database, counts, params.limits, target)
+        shown: dict[str, list[Example]] = {
             split: _write_split(
                 target / split, database.examples(split), counts[split]["examples"], params.shown_examples
             )
             for split in SPLITS
         }
         write_labels(target / "labels.json", list((params.labels or {}).values()))
-        write_page(target / "report/preview.md", "Data, as prepared", _preview(shown, stats))
+        mixed = {f"mix -> {name}": some for name, some in database.some_mixed(params.shown_examples).items()}
+        write_page(target / "report/preview.md", "Data, as prepared", _preview(shown | mixed, stats))
     finally:
         shutil.rmtree(cleaned)
     examples = ", ".join(f"{counts[split]['examples']:,} {split}" for split in SPLITS)
     unread = f"; fields that nothing reads: {', '.join(sorted(stats.unread_fields))}" if stats.unread_fields else ""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in stats.rejected.most_common(3))
+    for name, figures in summary["mixed"].items():
+        print(f"prepare: mix -> {name}: {_drawn(figures)}, spread over train")
     print(
         f"prepare: {summary['rows_read']:,} rows -> examples: {examples}; {summary['rows_rejected']:,} rows rejected"
         f"{f' ({reasons})' if reasons else ''}{unread}"
     )
+
+
+def _drawn(mixed: Mapping[str, int]) -> str:
+    rows, examples = mixed["rows"], mixed["examples"]
+    times = f", each taken about {examples / rows:.1f} times" if examples > rows else ""
+    return f"{examples:,} examples from {rows:,} rows{times}"
 
 
 def _known_ngrams(params: Prepare, source: Path) -> KnownNgrams | None:
@@ -119,9 +128,16 @@ def _clean(found: list[Origin], params: Prepare, clean: RowCleaner, workers: int
 def _batches(found: list[Origin], params: Prepare, skipped: Counter[str]) -> Iterator[RowBatch]:
     number, first = 0, 0
     for place, origin in enumerate(found):
-        for rows in in_batches(read_rows(origin, params, skipped), Row.characters, _BATCH_ROWS):
-            yield RowBatch(number, first, place, origin.split, rows)
+        read = read_rows(origin, params.mixed(origin.mix), skipped)
+        for rows in in_batches(read, Row.characters, _BATCH_ROWS):
+            yield RowBatch(number, first, place, origin.split, rows, origin.mix)
             number, first = number + 1, first + len(rows)
+
+
+def _mixed(found: list[Origin]) -> dict[str, list[int]]:
+    """Name in `prepare.mix` -> the numbers of its origins."""
+    names = dict.fromkeys(origin.mix for origin in found if origin.mix is not None)
+    return {name: [number for number, origin in enumerate(found) if origin.mix == name] for name in names}
 
 
 def _decide(database: RowDatabase) -> None:
@@ -130,6 +146,7 @@ def _decide(database: RowDatabase) -> None:
     database.drop_leaks()
     database.drop_beginnings()
     database.drop_near_duplicates()
+    database.draw_mixed()
 
 
 def _counted(rows: Iterable[dict[str, Any]], stats: Stats, shown: int) -> Iterator[dict[str, Any]]:
@@ -157,23 +174,28 @@ def _summary(stats: Stats, database: RowDatabase, counts: dict[Split, dict[str, 
         "notes": stats.notes,
         "unread_fields": stats.unread_fields,
         "overlaps": database.overlaps(),
+        "mixed": database.mixed(),
     }
 
 
 def _lines(stats: Stats, database: RowDatabase) -> dict[str, int]:
-    """Where each line of the files is: read = kept + rejected + those of no row. A row of parquet, arrow, xlsx or the
-    hub is one line."""
+    """Where each line of the files is: read = kept + rejected + not drawn + those of no row. A row of parquet, arrow,
+    xlsx or the hub is one line."""
     kept, rejected = database.lines()
+    not_drawn = database.lines_not_drawn()
     return {
-        "read": kept + rejected + stats.skipped_lines.total(),
+        "read": kept + rejected + not_drawn + stats.skipped_lines.total(),
         "kept": kept,
         "rejected": rejected,
+        **({"not_drawn": not_drawn} if not_drawn else {}),
         **{name: count for name, count in sorted(stats.skipped_lines.items()) if count},
     }
 
 
-def _check(stats: Stats, counts: dict[Split, dict[str, int]], limits: Limits, target: Path) -> None:
-    """Raises UserError if too many rows are lost, or if a split is empty."""
+def _check(
+    stats: Stats, database: RowDatabase, counts: dict[Split, dict[str, int]], limits: Limits, target: Path
+) -> None:
+    """Raises UserError if too many rows are lost, or if a split or an entry of `mix` is empty."""
     unusable = [reason for reason in stats.rejected if reason not in (*_DUPLICATE, *_LEAKED, _REPEATED)]
     losses = {"rejected": ("unusable", unusable), "duplicate": ("duplicates", _DUPLICATE), "leak": ("leaks", _LEAKED)}
     lines, causes, read = [], [], stats.read.total()
@@ -185,6 +207,11 @@ def _check(stats: Stats, counts: dict[Split, dict[str, int]], limits: Limits, ta
                 f"allows; they are in {target / 'report/rejected.jsonl'}"
             )
             causes += [reason for reason in reasons if stats.rejected[reason]]
+    lines += [
+        f"prepare: mix -> {name}: none of its rows can be used; see {target / 'report/rejected.jsonl'}"
+        for name, mixed in database.mixed().items()
+        if not mixed["rows"]
+    ]
     if not lines and (empty := [split for split in SPLITS if not counts[split]["examples"]]):
         lines.append(
             f"prepare: no examples for {', '.join(empty)} among {read:,} rows; {stats.rejected.total():,} of them were "
@@ -218,11 +245,11 @@ def _write_split(folder: Path, examples: Iterator[Example], count: int, shown: i
     return some
 
 
-def _preview(shown: dict[Split, list[Example]], stats: Stats) -> Iterator[Iterable[str]]:
-    for split, examples in shown.items():
+def _preview(shown: Mapping[str, list[Example]], stats: Stats) -> Iterator[Iterable[str]]:
+    for name, examples in shown.items():
         last = [list(example.questions())[-1] for example in examples]  # of a conversation, with all before it
         rows = [(question.source, " ⏎ ".join(question.references)) for question in last]
-        yield table(f"Some of {split}", ("source", "targets"), rows)
+        yield table(f"Some of {name}", ("source", "targets"), rows)
     for reason, rejected in stats.shown.items():
         cells = [(row["file"], row["line"], row["detail"], _row_text(row["row"])) for row in rejected]
         yield table(f"Rejected: {reason} ({stats.rejected[reason]:,} rows)", _REJECTED_COLUMNS, cells)

@@ -2,15 +2,15 @@
 
 Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; data/tune_hyperparameters/best.json; the base
         model.
-Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it) and report/: curve.json,
-        stats.json and settings.json (the model, and the settings that it was trained with).
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), adapter/ (for peft; empty
+        without adapters) and report/: curve.json, stats.json and settings.json (the model, and the settings that it was
+        trained with).
 Random: initial weights, order of the examples, dropout: all by `fit.seed`.
 """
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from stages.lib.checkpoint.tokenizers import load_tokenizer
@@ -19,19 +19,26 @@ from stages.lib.core.params import read_section
 from stages.lib.core.process import is_main_process, launch
 from stages.lib.models.devices import configure_gpu
 from stages.lib.models.families import interface_of
-from stages.lib.models.loading import base_model, parameter_count
+from stages.lib.models.loading import load_base, parameter_count
+from stages.lib.models.memory import is_out_of_memory
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.params.train import FitSettings, Train, check_sharding
+from stages.lib.params.train import FitSettings, Train, check_together
 from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
+from stages.lib.training.checkpoints import load_weights
+from stages.lib.training.class_weights import class_weights
+from stages.lib.training.distillation import Teacher, load_teacher
 from stages.lib.training.distributed import launch_distributed
 from stages.lib.training.estimate import estimate
-from stages.lib.training.fit import Curve, fit, update_steps
+from stages.lib.training.fit import fit
 from stages.lib.training.fsdp import gather_trained_weights
+from stages.lib.training.loop import update_steps
 from stages.lib.training.resume import resumable_state
+from stages.lib.training.saving import checked_part, save
 from stages.lib.training.selection import make_scorer
-from stages.lib.training.trainable import make_trainable, merge_adapters, trainable_count
+from stages.lib.training.state import Curve
+from stages.lib.training.trainable import make_trainable, trainable_count
 
 SOURCE = Path("data/tokenize")
 TUNED = Path("data/tune_hyperparameters/best.json")
@@ -40,7 +47,7 @@ TARGET = Path("data/train")
 
 def main() -> None:
     fit_, train_, machine = read_section(Fit), read_section(Train), read_section(Machine)
-    check_sharding(fit_, machine)
+    check_together(fit_, machine)
     settings = FitSettings(**dict(fit_), **dict(train_))
     layout = f"{machine.world_size} processes{', sharded' if machine.sharded else ''}"
     with resumable_state("train", machine.nodes, layout) as folder:
@@ -53,28 +60,32 @@ def run(
     settings: FitSettings, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path
 ) -> None:
     settings = _with_tuned(settings, read_json(tuned))
+    check_together(settings, machine)  # tuning may have chosen another optimizer
     tokenizer = load_tokenizer(source / "tokenizer")
     train, validation = TokenizedDataset(source / "train"), TokenizedDataset(source / "validation")
     labels = read_label_ids(source / "label_ids.json")
 
     def untrained() -> PreTrainedModel:
         words = [label.word for label in labels]
-        return make_trainable(base_model(model, tokenizer, words, settings.dropout, settings.seed), settings)
+        network, new = load_base(model, tokenizer, words, settings.dropout, settings.seed)
+        return make_trainable(network, settings, new)
 
+    weights_of_labels = class_weights(settings, labels, train)
     network = untrained()
+    teacher = load_teacher(settings, network, tokenizer, labels, train)
     trainable = trainable_count(network)
-    print(f"train: {_plan(network, train, validation, settings, machine)}", flush=True)
+    print(f"train: {_plan(network, train, validation, settings, machine, teacher)}", flush=True)
     scorer = make_scorer(settings, tokenizer, labels, validation, machine.generation_batch_size)
-    curve = fit(network, train, validation, settings, machine, folder, "train", scorer)
+    curve = fit(network, train, validation, settings, machine, folder, "train", scorer, weights_of_labels, teacher)
     weights = gather_trained_weights(network) if machine.sharded else None
     if not is_main_process():
         return
     if weights is not None:
         network = untrained()
-        network.load_state_dict(weights, strict=False)
-    network = merge_adapters(network)
-    network.save_pretrained(target / "model")
-    tokenizer.save_pretrained(target / "model")
+        load_weights(network, weights)
+    checked = TokenizedDataset(source / "validation", first=checked_part(validation))
+    reported = _reported_loss(curve) if len(checked) == len(validation) else None
+    save(network, tokenizer, model, checked, settings.precision, target, reported)
     write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
     write_json(target / "report/stats.json", _stats(network, trainable, curve))
     about = {"model": model.title, "base_model": model.hub_name, "class": interface_of(network).name}
@@ -96,13 +107,14 @@ def _plan(
     validation: TokenizedDataset,
     settings: FitSettings,
     machine: Machine,
+    teacher: Teacher | None,
 ) -> str:
     every, trainable = parameter_count(network), trainable_count(network)
     frozen = f" ({every - trainable:,} frozen)" if trainable < every else ""
     return (
         f"{every:,} parameters{frozen}, {len(train):,} examples with {train.target_tokens():,} target tokens, "
         f"{update_steps(train, settings):,} updates of {_size(settings)}; "
-        f"{_cost(network, train, validation, settings, machine)}"
+        f"{_cost(network, train, validation, settings, machine, teacher)}"
     )
 
 
@@ -116,10 +128,13 @@ def _cost(
     validation: TokenizedDataset,
     settings: FitSettings,
     machine: Machine,
+    teacher: Teacher | None,
 ) -> str:
     try:
-        seconds, memory = estimate(network, train, validation, settings, machine)
-    except torch.OutOfMemoryError:
+        seconds, memory = estimate(network, train, validation, settings, machine, teacher)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         network.zero_grad()
         remedy = "so micro-batches will be halved" if machine.world_size == 1 else "so lower fit.micro_batch_tokens"
         return f"memory ends with the longest batch, {remedy}"
@@ -131,6 +146,14 @@ def _duration(seconds: float) -> str:
         if seconds > 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _reported_loss(curve: Curve) -> float | None:
+    """Of the weights that training has chosen. None where they are a mean of checkpoints, of which the score is known,
+    not the loss."""
+    if curve.averaged is None:
+        return dict(curve.validation)[curve.best()[0]]
+    return None if curve.scores else curve.averaged[1]
 
 
 def _stats(network: PreTrainedModel, trainable: int, curve: Curve) -> dict[str, Any]:

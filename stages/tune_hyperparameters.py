@@ -26,17 +26,19 @@ from stages.lib.core.files import atomic_file, write_json
 from stages.lib.core.params import read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.models.devices import configure_gpu
-from stages.lib.models.loading import base_model
+from stages.lib.models.loading import load_base
+from stages.lib.models.memory import OutOfMemory
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
-from stages.lib.params.train import FitSettings
-from stages.lib.params.tune_hyperparameters import Dimension, TuneHyperparameters
+from stages.lib.params.train import NO_TEACHER, FitSettings
+from stages.lib.params.tune_hyperparameters import Dimension, TuneHyperparameters, check_search
 from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
+from stages.lib.training.class_weights import class_weights
 from stages.lib.training.fit import fit
+from stages.lib.training.loop import Diverged
 from stages.lib.training.resume import resumable_state
 from stages.lib.training.trainable import make_trainable
-from stages.lib.training.trainer import Diverged
 
 SOURCE = Path("data/tokenize")
 TARGET = Path("data/tune_hyperparameters")
@@ -62,6 +64,7 @@ def main() -> None:
 def run(
     params: TuneHyperparameters, fit_: Fit, model: Model, machine: Machine, source: Path, target: Path, folder: Path
 ) -> None:
+    check_search(params, fit_)
     study = _study(folder / "study.journal")
     trials = _finished(study)
     if params.trials:
@@ -75,7 +78,10 @@ def run(
         trials.append(Trial(number, chosen, loss))
     best = min(trials, key=lambda trial: trial.validation_loss, default=Trial(0, {}, 0.0))
     if math.isinf(best.validation_loss):
-        raise UserError("tune-hyperparameters: no trial has a finite loss; lower fit.learning_rate and its search")
+        raise UserError(
+            "tune-hyperparameters: no trial has a finite loss; lower fit.learning_rate and its search, or "
+            "fit.micro_batch_tokens"
+        )
     write_json(target / "best.json", best.settings)
     write_json(target / "report/stats.json", _stats(trials, best))
     _write_trials(target / "report/trials.csv", trials, params.search)
@@ -87,7 +93,7 @@ class _Data:
 
     def __init__(self, source: Path, params: TuneHyperparameters) -> None:
         self.tokenizer = load_tokenizer(source / "tokenizer")
-        self.labels = [label.word for label in read_label_ids(source / "label_ids.json")]
+        self.labels = read_label_ids(source / "label_ids.json")
         self.train = TokenizedDataset(source / "train", first=params.max_train_examples)
         self.validation = TokenizedDataset(source / "validation", first=params.max_validation_examples)
 
@@ -135,20 +141,23 @@ def _is_whole(name: str) -> bool:
 
 
 def _settings(fit_: Fit, chosen: Mapping[str, Any], epochs: float) -> FitSettings:
-    own = {"epochs": epochs, "metric_for_best_model": "loss", "generation_eval_examples": 1, "average_checkpoints": 1}
-    return FitSettings.model_validate({**fit_.model_dump(), **chosen, **own})
+    length = {"epochs": epochs, "max_minutes": None}
+    choice = {"metric_for_best_model": "loss", "generation_eval_examples": 1, "average_checkpoints": 1}
+    return FitSettings.model_validate({**fit_.model_dump(), **chosen, **length, **choice, **NO_TEACHER})
 
 
 def _validation_loss(
     settings: FitSettings, data: _Data, model: Model, machine: Machine, folder: Path, title: str
 ) -> float:
-    """The best loss of a training run with these settings, or infinity if it diverges, which rules them out."""
-    network = base_model(model, data.tokenizer, data.labels, settings.dropout, settings.seed)
+    """The best loss of a training run with these settings, or infinity if it diverges or memory ends, which rules them
+    out."""
+    words, weights = [label.word for label in data.labels], class_weights(settings, data.labels, data.train)
+    network, new = load_base(model, data.tokenizer, words, settings.dropout, settings.seed)
+    network = make_trainable(network, settings, new)
     try:
-        loss = fit(
-            make_trainable(network, settings), data.train, data.validation, settings, machine, folder, title
-        ).best()[1]
-    except Diverged as error:
+        curve = fit(network, data.train, data.validation, settings, machine, folder, title, class_weights=weights)
+        loss = curve.best()[1]
+    except (Diverged, OutOfMemory) as error:
         print(f"tune-hyperparameters: {error}")
         loss = math.inf
     shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ SURPLUS = {
     "tokenize": {"core/words.py", "records/predictions.py"},
     "tune-hyperparameters": {
         *("checkpoint/without_torch.py", "core/markdown.py", "core/words.py"),
-        *("training/estimate.py", "training/selection.py"),
+        *("training/estimate.py", "training/saving.py", "training/selection.py"),
     },
     "train": {"checkpoint/without_torch.py", "core/markdown.py"},
     "predict-base": {"checkpoint/without_torch.py", "core/markdown.py", "core/words.py"},

@@ -20,7 +20,6 @@ from stages.lib.params.model import Family
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
 from stages.lib.training.fit import fit
-from stages.lib.training.kernels import use_attention
 from stages.lib.training.selection import make_scorer
 from tests import tiny
 from tests.build import scratch_model, section
@@ -191,13 +190,12 @@ def test_losses_of_examples_do_not_depend_on_the_batch_size(name: str, tmp_path:
     dataset = tiny.dataset(tokens, tmp_path)
     every = range(len(dataset))
 
-    def losses(size: int, *share: int) -> dict[int, tuple[float, int]]:
-        return {index: (loss, count) for index, loss, count in example_losses(network, dataset, size, None, *share)}
+    def losses(*limits: int) -> dict[int, tuple[float, int]]:
+        return {index: (loss, count) for index, loss, count in example_losses(network, dataset, *limits)}
 
-    one, many, shares = losses(1), losses(5), [losses(2, rank, 3) for rank in range(3)]
-    assert one.keys() == many.keys() == set(every)
-    assert sorted(index for share in shares for index in share) == list(every)
-    assert all(one[i][0] == pytest.approx(own[0], rel=1e-5) for share in shares for i, own in share.items())
+    one, many, few = losses(1), losses(5), losses(5, 60)
+    assert one.keys() == many.keys() == few.keys() == set(every)
+    assert all(one[i][0] == pytest.approx(few[i][0], rel=1e-5) for i in every)
     assert all(one[i][0] == pytest.approx(many[i][0], rel=1e-5) for i in every)
     assert [one[i][1] for i in every] == [len(example.target_ids) for example in dataset]
 
@@ -242,7 +240,7 @@ def test_the_logits_of_generation_are_those_of_training(name: str) -> None:
     assert torch.allclose(logits, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
     texts = [text.text for text in decode(network, tokens, sources, section(Predict, max_new_tokens=8), 5, title=None)]
     assert texts == [str(tokens.decode(ids, skip_special_tokens=True)).strip() for ids in targets]
-    assert len(set(texts)) > 1
+    assert len(set(texts)) > 1 or name == "marian"  # whose fixed positions outweigh its tokens
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "m2m_100", "bert"])
@@ -310,8 +308,7 @@ def test_packed_examples_have_the_losses_and_gradients_of_padded_ones(name: str,
     network = tiny.model(tokens, architecture=tiny.ARCHITECTURES[name][0], dropout=0.0)
     examples = [*tiny.dataset(tokens, tmp_path), TokenizedExample("talk", [5, 6], [7, 8, 9, 10], [1, 2], 0)]
     packed = causal.INTERFACE.packed_batch(examples, 0)
-    parts = (examples[:3], examples[3:4], examples[4:])
-    segments = causal.concatenate([causal.INTERFACE.packed_batch(part, 0) for part in parts])
+    segments = packed | {"segment_sizes": torch.tensor([3, 1, len(examples) - 4])}
     results = []
     # padded; packed: with transformers' mask over the whole row, with one segment of attention, with three segments
     for attention, batch in (
@@ -332,40 +329,3 @@ def test_packed_examples_have_the_losses_and_gradients_of_padded_ones(name: str,
             assert one is not None
             assert other is not None
             assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
-
-
-LLAMA, NARROW = tiny.ARCHITECTURES["llama"][0], {"hidden_size": 32, "intermediate_size": 64}
-HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-@pytest.mark.parametrize(
-    ("architecture", "is_supported"),
-    [
-        (tiny.ARCHITECTURE, True),
-        (LLAMA, True),
-        ({"model_type": "qwen3", **NARROW, **HEADS}, True),
-        ({"model_type": "mistral", **NARROW, **HEADS, "sliding_window": None}, True),
-        ({"model_type": "mistral", **NARROW, **HEADS, "sliding_window": 4}, False),
-        (tiny.ARCHITECTURES["bloom"][0], False),  # positions are a bias of attention
-        (
-            {
-                "model_type": "gpt_neo",
-                "hidden_size": 32,
-                "num_layers": 2,
-                "attention_types": [[["global", "local"], 1]],
-            },
-            False,
-        ),  # no SDPA
-        # a state, and a convolution, across tokens
-        ({"model_type": "jamba", **NARROW, **HEADS, "attn_layer_period": 2, "attn_layer_offset": 1}, False),
-        ({"model_type": "lfm2", **NARROW, **HEADS, "layer_types": ["conv", "full_attention"]}, False),
-    ],
-    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
-)
-def test_packing_is_supported_only_where_each_example_is_computed_as_alone(
-    architecture: dict[str, Any], is_supported: bool, tmp_path: Path
-) -> None:
-    tokens = tiny.tokenizer()
-    network = tiny.model(tokens, architecture=architecture)
-    use_attention(network, tiny.settings())
-    assert causal.INTERFACE.supports_packing(network, list(tiny.dataset(tokens, tmp_path))[:2]) == is_supported

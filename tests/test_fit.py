@@ -1,15 +1,13 @@
 """A training run: what it learns, which weights it keeps, and that a killed one ends as an unbroken one."""
 
-import math
 import os
 import resource
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,21 +18,23 @@ from transformers import PreTrainedModel
 from stages.lib.core.process import UserError
 from stages.lib.models import devices
 from stages.lib.models.families import interface_of
-from stages.lib.models.families.causal import is_packed
+from stages.lib.models.families.interface import is_packed
 from stages.lib.models.losses import example_losses, summed_loss
 from stages.lib.params.fit import Adapters
 from stages.lib.params.train import FitSettings
 from stages.lib.records.tokenized_examples import TokenizedDataset
-from stages.lib.training.callbacks import Progress
 from stages.lib.training.checkpoints import mark_complete, step_of
 from stages.lib.training.estimate import estimate
-from stages.lib.training.fit import Curve, fit
+from stages.lib.training.fit import fit
+from stages.lib.training.loop import Diverged
 from stages.lib.training.micro_batches import example_count
+from stages.lib.training.progress import Progress
+from stages.lib.training.state import Curve
 from stages.lib.training.trainable import make_trainable
-from stages.lib.training.trainer import Diverged, TargetTrainer
 from tests import tiny
 
-FIT, TRAINER = "stages.lib.training.fit", "stages.lib.training.trainer"
+LOOP, UPDATE = "stages.lib.training.loop", "stages.lib.training.update"
+VALIDATION_LOSS = "stages.lib.training.validation.ValidationLoss.__call__"
 
 Losses = list[tuple[int, float]]
 
@@ -71,7 +71,7 @@ def mean_loss(network: PreTrainedModel, data: TokenizedDataset) -> float:
 def plant_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
     """Validation returns these, one after the other, whatever the network has learned."""
     remaining = iter(losses)
-    monkeypatch.setattr(f"{TRAINER}.example_losses", lambda *_: [(0, next(remaining), 1)])
+    monkeypatch.setattr(VALIDATION_LOSS, lambda _: next(remaining))
 
 
 def planted(*scores: float) -> Callable[[PreTrainedModel], float]:
@@ -87,6 +87,13 @@ def test_the_loss_falls(data: TokenizedDataset, tmp_path: Path) -> None:
     assert [step for step, _ in curve.validation] == [9, 18, 27, 36]
     assert curve.validation[-1][1] < untrained / 2
     assert curve.training[-1][1] < untrained / 2
+
+
+def test_a_single_update_learns_in_spite_of_the_warmup(data: TokenizedDataset, tmp_path: Path) -> None:
+    settings = tiny.settings(epochs=0.1, evals_per_run=1, warmup_fraction=0.05)
+    before = mean_loss(tiny.model(tiny.tokenizer(), settings.seed), data)
+    _, curve = trained(data, tmp_path / "fit", settings)
+    assert curve.validation[-1][1] < before
 
 
 def test_the_validation_loss_is_a_mean_over_tokens_not_over_batches(data: TokenizedDataset, tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_micro_batches_change_no_loss(data: TokenizedDataset, tmp_path: Path, sm
 def test_packed_examples_teach_what_padded_ones_do(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: int, max_tokens: int | None
 ) -> None:
-    monkeypatch.setattr(f"{TRAINER}._MICRO_BATCH_COST", {"cpu": cost})
+    monkeypatch.setattr("stages.lib.training.micro_batches._SEGMENT_COST", {"cpu": cost})
     common = {"dropout": 0.0, "epochs": 2, "batch_size": 6, "micro_batch_tokens": max_tokens}
     (padded, were_packed), (packed, are_packed) = (
         curve_and_layout(data, tmp_path / attention, monkeypatch, tiny.settings(**common, attention=attention))
@@ -145,7 +152,7 @@ def curve_and_layout(
         return summed_loss(interface, network, batch, label_smoothing)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{TRAINER}.summed_loss", watched)
+        patch.setattr(f"{UPDATE}.summed_loss", watched)
         _, curve = trained(data, folder, settings)
     return curve, are_packed
 
@@ -155,7 +162,7 @@ def test_a_compiled_model_learns_the_same(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # each kernel takes seconds to compile, so this is one layer, compiled once for batches of any shape
-    monkeypatch.setattr(f"{TRAINER}._MICRO_BATCH_COST", {"cpu": 10**6})
+    monkeypatch.setattr("stages.lib.training.micro_batches._MICRO_BATCH_COST", {"cpu": 10**6})
     monkeypatch.setattr("torch._dynamo.config.assume_static_by_default", False)
     monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)  # it can hold code for other instructions
     curves = []
@@ -186,7 +193,7 @@ def test_when_memory_ends_micro_batches_are_halved_and_the_batch_stays(
             raise torch.OutOfMemoryError
         return loss
 
-    monkeypatch.setattr(f"{TRAINER}.summed_loss", short_of_memory)
+    monkeypatch.setattr(f"{UPDATE}.summed_loss", short_of_memory)
     _, halved = trained(data, tmp_path / "halved", tiny.settings(**common))
     assert values(halved.validation) == pytest.approx(values(whole.validation), rel=1e-4)
     assert "memory has ended; micro-batches now have at most 2 examples" in capsys.readouterr().out
@@ -212,8 +219,8 @@ def test_an_operation_without_a_deterministic_way_is_computed_in_the_usual_way(
             torch.zeros(1).put_(torch.tensor([0]), torch.ones(1))  # for which torch has no deterministic way
         return loss
 
-    monkeypatch.setattr(f"{TRAINER}.deterministic", deterministic)
-    monkeypatch.setattr(f"{TRAINER}.summed_loss", never_the_same)
+    monkeypatch.setattr(f"{UPDATE}.deterministic", deterministic)
+    monkeypatch.setattr(f"{UPDATE}.summed_loss", never_the_same)
     _, curve = trained(data, tmp_path / "varying", tiny.settings(dropout=0.0))
     assert curve.training == expected.training
     printed = capsys.readouterr().out
@@ -226,7 +233,7 @@ def test_when_not_even_one_example_fits_the_message_says_what_helps(
     def no_memory(*args: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(f"{TRAINER}.summed_loss", no_memory)
+    monkeypatch.setattr(f"{UPDATE}.summed_loss", no_memory)
     with pytest.raises(UserError, match=r"memory has ended at step 1; lower fit\.micro_batch_tokens"):
         trained(data, tmp_path / "fit", tiny.settings())
 
@@ -262,11 +269,11 @@ def test_the_weights_of_the_best_evaluation_are_kept(
     network = tiny.model(tiny.tokenizer(), architecture=other if own else None)
     losses, evaluated = iter([3.0, 1.0, 2.0, 2.0]), list[bytes]()
 
-    def evaluate(network: PreTrainedModel, *_: Any) -> Any:
+    def evaluate(_: Any) -> float:
         evaluated.append(weights(network))
-        return [(0, next(losses), 1)]
+        return next(losses)
 
-    monkeypatch.setattr(f"{TRAINER}.example_losses", evaluate)
+    monkeypatch.setattr(VALIDATION_LOSS, evaluate)
     curve = fit(network, data, data, tiny.settings(), tiny.machine(), tmp_path / "fit", title="test")
     assert curve.best() == (6, 1.0)
     assert len({*evaluated}) == 4
@@ -294,22 +301,25 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     own = Watch()
 
     class Watched(Progress):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            own.began.append(state.global_step)
-            super().on_train_begin(args, state, control, **kwargs)
+        def __init__(self, accelerator: Any, title: str, steps: int, done: int) -> None:
+            super().__init__(accelerator, title, steps, done)
+            own.began.append(done)
+            self._done = done
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == own.dies_at:
+        def advance(self, tokens: int) -> None:
+            super().advance(tokens)
+            self._done += 1
+            if self._done == own.dies_at:
                 raise Killed
 
-    monkeypatch.setattr(f"{FIT}.Progress", Watched)
+    monkeypatch.setattr(f"{LOOP}.Progress", Watched)
     return own
 
 
 @pytest.fixture
 def sparse_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points of the curve are further apart than evaluations, so a checkpoint falls between two of them."""
-    monkeypatch.setattr(f"{TRAINER}._CURVE_POINTS", 3)
+    monkeypatch.setattr(f"{LOOP}._CURVE_POINTS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +328,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Curve]:
     folder = tmp_path_factory.mktemp("unbroken")
     data = tiny.dataset(tiny.tokenizer(), folder / "examples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{TRAINER}._CURVE_POINTS", 3)
+        patch.setattr(f"{LOOP}._CURVE_POINTS", 3)
         network, curve = trained(data, folder / "fit", tiny.settings())
     return weights(network), curve
 
@@ -410,12 +420,15 @@ def test_sigterm_saves_and_ends_and_the_next_run_resumes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Terminate(Progress):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 4:
+        advanced = 0
+
+        def advance(self, tokens: int) -> None:
+            self.advanced += 1
+            if self.advanced == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{FIT}.Progress", Terminate)
+        patch.setattr(f"{LOOP}.Progress", Terminate)
         with pytest.raises(SystemExit, match="143"):
             trained(data, tmp_path / "fit", tiny.settings())
     assert "test: stopped and saved at step 5; run it again to continue" in capsys.readouterr().out
@@ -432,7 +445,7 @@ def test_the_best_checkpoint_stays_and_the_last_one_until_the_next_is_complete(
         there.append(sorted(map(step_of, checkpoint.parent.glob("checkpoint-*"))))
         mark_complete(checkpoint)
 
-    monkeypatch.setattr(f"{TRAINER}.mark_complete", look)
+    monkeypatch.setattr("stages.lib.training.checkpoints.mark_complete", look)
     plant_losses(monkeypatch, 1.0, 2.0, 3.0, 2.0)
     trained(data, tmp_path / "fit", tiny.settings())
     assert there == [[3], [3, 6], [3, 6, 9], [3, 9, 12]]
@@ -455,7 +468,7 @@ def test_an_incomplete_checkpoint_is_not_used(
 ) -> None:
     trained(data, tmp_path / "fit", tiny.settings())
     newest = max((tmp_path / "fit").glob("checkpoint-*"), key=step_of)
-    (newest / "optimizer.pt").unlink()  # Trainer would resume without it, with other moments and no warning
+    (newest / "optimizer.pt").unlink()  # of a write that was cut off
     network, curve = trained(data, tmp_path / "fit", tiny.settings())
     assert (weights(network), curve) == unbroken
 
@@ -482,31 +495,6 @@ def test_it_names_the_examples_that_cause_it(data: TokenizedDataset, tmp_path: P
         "test: the training loss is no finite number at step 1: of 12 examples in the batch, on colour: red; thing:"
     )
     assert "blue" not in line
-
-
-@pytest.mark.parametrize(("here", "elsewhere"), [(float("nan"), 0.0), (1.0, 1.0), (1.0, 0.0)])
-def test_a_loss_that_is_not_finite_in_one_process_ends_all(
-    data: TokenizedDataset, here: float, elsewhere: float
-) -> None:
-    """Else the others would wait for its gradients. What is summed over processes has to stay a number."""
-    broken = math.isnan(here) or elsewhere > 0
-
-    class Accelerator:
-        def reduce(self, own: torch.Tensor, how: str) -> torch.Tensor:
-            assert (own.item(), how) == (float(math.isnan(here)), "sum")
-            return own + elsewhere
-
-    trainer: Any = SimpleNamespace(
-        accelerator=Accelerator(),
-        args=SimpleNamespace(world_size=2),
-        state=SimpleNamespace(global_step=6),
-        network=tiny.model(tiny.tokenizer()),
-        title="test",
-        _order=SimpleNamespace(at=lambda step: [0, 1]),
-        _train=data,
-    )
-    with pytest.raises(Diverged, match="no finite number at step 7") if broken else nullcontext():
-        TargetTrainer._check_finite(trainer, torch.tensor(here))
 
 
 @pytest.mark.parametrize("adapters", [None, Adapters()])

@@ -20,7 +20,7 @@ from stages.lib.training.fit import fit
 from stages.lib.training.fsdp import gather_trained_weights
 from stages.lib.training.selection import make_scorer
 from stages.lib.training.trainable import make_trainable
-from stages.lib.training.trainer import Scorer
+from stages.lib.training.validation import Scorer
 from tests import tiny
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

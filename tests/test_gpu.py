@@ -16,10 +16,12 @@ from stages.lib.models.families.interface import on_device
 from stages.lib.params.fit import Adapters
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
-from stages.lib.training.callbacks import Progress
+from stages.lib.training.adapters import merge_adapters
 from stages.lib.training.estimate import estimate
-from stages.lib.training.fit import Curve, fit
-from stages.lib.training.trainable import make_trainable, merge_adapters
+from stages.lib.training.fit import fit
+from stages.lib.training.progress import Progress
+from stages.lib.training.state import Curve
+from stages.lib.training.trainable import make_trainable
 from tests import tiny
 from tests.build import section
 
@@ -81,13 +83,16 @@ def test_a_killed_run_resumes_and_ends_with_the_same_bytes(
     name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killing(Progress):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 7:
+        advanced = 0
+
+        def advance(self, tokens: int) -> None:
+            self.advanced += 1
+            if self.advanced == 7:
                 raise Killed
 
     common: dict[str, Any] = {"name": name, "precision": precision, "dropout": 0.1}
     with monkeypatch.context() as patch:
-        patch.setattr("stages.lib.training.fit.Progress", Killing)
+        patch.setattr("stages.lib.training.loop.Progress", Killing)
         with pytest.raises(Killed):
             trained(tmp_path / "broken", **common)
     networks = [trained(tmp_path / place, **common)[0] for place in ("broken", "unbroken")]

@@ -1,18 +1,21 @@
 """Losses of examples: as exact as float64, in batches whose logits and whose work fit into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from stages.lib.core.process import UserError
 from stages.lib.models import losses
+from stages.lib.models.families import causal
 from stages.lib.models.families.causal import Causal
-from stages.lib.models.losses import example_losses, losses_of
-from stages.lib.models.memory import Halving
+from stages.lib.models.losses import example_losses, losses_of, summed_loss, summed_losses
+from stages.lib.models.memory import Halving, OutOfMemory
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
+from stages.lib.training.kernels import use_attention
 from tests import tiny
 from tests.random_weights import widely_drawn
 
@@ -40,6 +43,31 @@ def test_losses_are_those_of_float64(monkeypatch: pytest.MonkeyPatch, chunk_byte
     expected = [reference_loss(*pair) for pair in zip(logits, examples, strict=True)]
     assert found.tolist() == pytest.approx(expected, rel=1e-9)
     assert tokens.tolist() == [4, 3] * 3
+
+
+def test_a_batch_has_the_losses_of_its_examples_in_any_layout(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    network = widely_drawn(tiny.model(tokens))
+    use_attention(network, tiny.settings())
+    examples, interface = list(tiny.dataset(tokens, tmp_path)), causal.INTERFACE
+    expected = [float(own.sum()) for own in losses_of(network, examples)]
+    for make in (interface.training_batch, interface.packed_batch):
+        found = [float(own) for own in summed_losses(interface, network, make(examples, 0))]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_token_counts_by_its_weight(tmp_path: Path, smoothing: float) -> None:
+    """As if the examples with weight 2 were in the batch twice; also where labels are ignored."""
+    tokens = tiny.tokenizer()
+    network, interface = widely_drawn(tiny.model(tokens)).eval(), causal.INTERFACE
+    once, twice = list(tiny.dataset(tokens, tmp_path))[:2]
+    once = once._replace(masked_positions=[0])
+    batch = interface.training_batch([once, twice], 0)
+    weights = torch.tensor([[1.0], [2.0]]).expand(batch["labels"].shape)
+    found = summed_loss(interface, network, batch | {"weights": weights}, smoothing)
+    repeated = summed_loss(interface, network, interface.training_batch([once, twice, twice], 0), smoothing)
+    assert found.item() == pytest.approx(repeated.item(), rel=1e-5)
 
 
 @pytest.fixture
@@ -70,7 +98,9 @@ def test_the_logits_of_a_batch_have_at_most_so_many_bytes(
     assert targets == [[2], [12], [13], [2, 2, 1, 1]]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), CPU_HAS_NO_MEMORY], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), CPU_HAS_NO_MEMORY, MemoryError()], ids=["gpu", "cpu", "python"]
+)
 def test_where_memory_ends_batches_are_halved_from_then_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, targets: list[list[int]], error: Exception
 ) -> None:
@@ -92,26 +122,37 @@ def test_where_memory_ends_batches_are_halved_from_then_on(
     assert list(map(len, targets)) == [6, 3, 2, 2, 2, 2, 2, 2]
 
 
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/group", world_size=1, rank=0)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
 def test_an_example_that_does_not_fit_alone_is_reported_with_what_helps() -> None:
     def work(batch: Sequence[int]) -> list[int]:
         raise torch.OutOfMemoryError
 
-    with pytest.raises(UserError, match=r"memory has ended on a single text: lower tokenize\.max_source_tokens"):
-        Halving()(work, [1, 2, 3])
+    with pytest.raises(OutOfMemory, match=r"memory has ended on a single text: lower tokenize\.max_source_tokens"):
+        Halving(torch.nn.Module())(work, [1, 2, 3])
 
 
-def test_one_of_several_processes_does_not_halve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would make more passes of the network than the others, which then wait for it forever."""
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+def test_a_sharded_network_does_not_halve(mesh: DeviceMesh) -> None:
+    """It would make more passes than in the other processes, which then wait for it forever. A process with a whole
+    network halves as if it were alone."""
     tried: list[Sequence[int]] = []
 
     def work(batch: Sequence[int]) -> list[int]:
         tried.append(batch)
-        raise torch.OutOfMemoryError
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError
+        return list(batch)
 
-    with pytest.raises(torch.OutOfMemoryError):
-        Halving()(work, [1, 2, 3])
+    sharded: Any = fully_shard(torch.nn.Linear(1, 1), mesh=mesh)
+    with pytest.raises(OutOfMemory, match=r"memory has ended on 3 texts, and a sharded network can't halve them"):
+        Halving(sharded)(work, [1, 2, 3])
     assert tried == [[1, 2, 3]]
+    assert Halving(torch.nn.Linear(1, 1))(work, [1, 2, 3]) == [1, 2, 3]
 
 
 def test_other_errors_are_passed_on() -> None:
@@ -119,4 +160,4 @@ def test_other_errors_are_passed_on() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        Halving()(work, [1, 2, 3])
+        Halving(torch.nn.Module())(work, [1, 2, 3])

@@ -1,13 +1,17 @@
 """Micro-batches: which examples of an update are computed together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stages.lib.models.families import causal
+from stages.lib.models.families.interface import IGNORED, Batch
+from stages.lib.models.layouts import Layout
 from stages.lib.records.tokenized_examples import TokenizedExample
 from stages.lib.training.micro_batches import Collator, example_count, split_by_length, split_evenly
 
@@ -59,25 +63,78 @@ def test_no_other_split_costs_less(micro_batch_cost: int, max_tokens: int | None
     assert cost(slices) == min(map(cost, ways))
 
 
+LOSSLESS = TokenizedExample("", [1], [2, 3], [0], 1)
+EXAMPLES = [TokenizedExample("", [1] * size, [2 + size] * size, [], 1) for size in range(1, 6)]
+
+
+def collator(layout: Layout, cost: int = 64, max_tokens: int | None = None, **options: Any) -> Collator:
+    return Collator(causal.INTERFACE, layout, 0, cost, max_tokens, EXAMPLES[0], **options)
+
+
+def labels_of(batches: Iterable[Batch]) -> list[int]:
+    return sorted(label for batch in batches for label in batch["labels"].flatten().tolist() if label != IGNORED)
+
+
 def test_tokens_and_targets_of_an_update_are_counted_without_pads() -> None:
-    examples = [TokenizedExample("", [1], [2, 3], [0], 1), TokenizedExample("", [1, 1, 1], [2], [], 1)]
-    update = Collator(causal.INTERFACE.training_batch, 0, 64, None, examples[0])(examples)
+    update = collator("padded")([LOSSLESS, TokenizedExample("", [1, 1, 1], [2], [], 1)])
     assert (update["tokens"], update["targets"]) == (7, 2)
 
 
+@pytest.mark.parametrize(
+    ("layout", "counts"), [("padded", [5]), ("packed", [5]), ("unpadded", [1] * 5), ("single", [1] * 5)]
+)
+def test_the_layout_decides_which_examples_share_a_batch(layout: Layout, counts: list[int]) -> None:
+    update = collator(layout)(EXAMPLES)
+    assert [example_count(batch) for batch in update["micro_batches"]] == counts
+    assert labels_of(update["micro_batches"]) == labels_of([causal.INTERFACE.training_batch(EXAMPLES, 0)])
+
+
+def test_only_examples_of_equal_lengths_share_an_unpadded_batch() -> None:
+    update = collator("unpadded")([*EXAMPLES[1:3], *EXAMPLES[1:3]])
+    assert [example_count(batch) for batch in update["micro_batches"]] == [2, 2]
+    assert all(batch["attention_mask"].all() for batch in update["micro_batches"])
+
+
+def test_a_packed_row_has_segments_of_similar_length_and_at_most_so_many_tokens() -> None:
+    (row,) = collator("packed", cost=3)(EXAMPLES)["micro_batches"]
+    assert row["segment_sizes"].tolist() == [1, 2, 2]
+    assert row["lengths"].tolist() == [9, 5, 7, 1, 3]
+    rows = collator("packed", cost=3, max_tokens=20)(EXAMPLES)["micro_batches"]
+    assert [batch["lengths"].tolist() for batch in rows] == [[9], [5, 7, 1, 3]]
+
+
 def test_without_an_example_there_is_one_without_loss() -> None:
-    stand_in = TokenizedExample("", [1, 2], [3], [], 1)
-    update = Collator(causal.INTERFACE.training_batch, 0, 64, None, stand_in)([])
+    update = collator("packed")([])
     assert update["targets"] == 0
-    assert update["micro_batches"][0]["labels"].tolist() == [[-100]]
+    assert update["micro_batches"][0]["labels"].tolist() == [[IGNORED]]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_each_label_has_the_weight_of_its_class(layout: Layout) -> None:
+    rare, usual = LOSSLESS._replace(target_ids=[5, 6], masked_positions=[]), LOSSLESS._replace(target_ids=[7, 8])
+    update = collator(layout, class_weights={(5, 6): 2.5, (7, 8): 0.5})([usual, rare, rare])
+    (batch,) = update["micro_batches"]
+    for piece in (batch, *split_evenly(batch, 3)):
+        assert piece["weights"].dtype == torch.float32
+        assert piece["weights"].shape == piece["labels"].shape
+        has_loss = piece["labels"] != IGNORED
+        assert torch.equal(piece["weights"][has_loss], torch.where(piece["labels"][has_loss] < 7, 2.5, 0.5))
+    assert update["targets"] == 4 * 2.5 + 0.5
 
 
 @pytest.mark.parametrize(("pieces", "sizes"), [(1, [5]), (2, [3, 2]), (3, [2, 2, 1]), (8, [1] * 5)])
-@pytest.mark.parametrize("layout", ["training_batch", "packed_batch"])
-def test_pieces_of_a_micro_batch_hold_its_examples_evenly(layout: str, pieces: int, sizes: list[int]) -> None:
-    examples = [TokenizedExample("", [1] * size, [2 + size] * size, [], 1) for size in range(1, 6)]
-    batch = getattr(causal.INTERFACE, layout)(examples, 0)
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_pieces_of_a_micro_batch_hold_its_examples_evenly(layout: Layout, pieces: int, sizes: list[int]) -> None:
+    (batch,) = collator(layout)(EXAMPLES)["micro_batches"]
     split = list(split_evenly(batch, pieces))
     assert [example_count(part) for part in split] == sizes
-    labels = [label for part in split for label in part["labels"].flatten().tolist()]
-    assert labels == batch["labels"].flatten().tolist()
+    assert labels_of(split) == labels_of([batch])
+
+
+def test_pieces_of_a_packed_row_are_rows_of_their_own() -> None:
+    (row,) = collator("packed", cost=3)(EXAMPLES)["micro_batches"]
+    order = [EXAMPLES[length // 2] for length in row["lengths"].tolist()]
+    for number, piece in enumerate(split_evenly(row, 3)):
+        whole = causal.INTERFACE.packed_batch(order[2 * number : 2 * number + 2], 0)
+        assert piece.keys() == whole.keys()
+        assert all(torch.equal(piece[name], whole[name]) for name in whole)

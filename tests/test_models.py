@@ -10,15 +10,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
+from stages.lib.checkpoint.architecture import max_positions
+from stages.lib.checkpoint.config import scratch_config
 from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer
 from stages.lib.core.process import UserError
+from stages.lib.models.families.interface import IGNORED
+from stages.lib.models.families.seq2seq import decoder_inputs
 from stages.lib.models.loading import base_model, trained_model
-from stages.lib.params.model import Model
+from stages.lib.params.model import Architecture, Model
 from tests import tiny
 from tests.build import scratch_model, section
 
@@ -210,3 +216,153 @@ def test_an_architecture_that_cannot_be_built_is_reported_in_one_line(
         base_model(scratch_model(architecture), tiny.tokenizer(), [], None, seed=1)
     assert line in str(error.value)
     assert len(error.value.lines) == 1
+
+
+TINY_MPT = {"model_type": "mpt", "d_model": 32, "n_heads": 2, "n_layers": 1, "max_seq_len": 64}
+TINY_FSMT = {"model_type": "fsmt", "d_model": 32, "max_position_embeddings": 64, "encoder_ffn_dim": 64}
+TINY_FSMT |= {"decoder_ffn_dim": 64, "encoder_layers": 1, "decoder_layers": 1}
+TINY_FSMT |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+
+
+def test_a_model_whose_class_has_no_fraction_as_dropout_is_trained_with_one_and_opened_again(tmp_path: Path) -> None:
+    """MPT's configuration has an integer."""
+    network: Any = tiny.model(tiny.tokenizer(), architecture=TINY_MPT, dropout=0.3)
+    assert network.transformer.blocks[0].attn.attn_dropout_p == 0.3
+    network.save_pretrained(tmp_path)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is type(network)
+
+
+@pytest.mark.parametrize(("dropout", "layerdrop"), [(0.0, 0.0), (0.1, 0.5), (None, 0.5)])
+def test_layerdrop_goes_where_dropout_is_0(dropout: float | None, layerdrop: float) -> None:
+    bart = tiny.ARCHITECTURES["bart"][0] | {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
+    config = tiny.model(tiny.tokenizer("seq2seq"), architecture=bart, dropout=dropout).config
+    assert (config.encoder_layerdrop, config.decoder_layerdrop) == (layerdrop, layerdrop)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_type": "deberta-v2", "relative_attention": True, "position_buckets": 8},
+        {"model_type": "modernbert", "global_attn_every_n_layers": 2},
+        {"model_type": "mixtral", "head_dim": 8},
+    ],
+    ids=lambda settings: str(settings["model_type"]),
+)
+def test_settings_without_a_default_in_the_configuration_are_accepted(settings: dict[str, Any]) -> None:
+    config = scratch_config(_architecture(settings), "own", {})
+    assert all(getattr(config, name) == value for name, value in settings.items() if name != "model_type")
+    with pytest.raises(UserError, match="head_dmi: no setting of"):
+        scratch_config(_architecture(settings | {"head_dmi": 8}), "own", {})
+
+
+def _architecture(settings: dict[str, Any]) -> Architecture:
+    return Architecture.model_validate({"vocabulary_size": 300, "pre_tokenizer": "words"} | settings)
+
+
+def test_layers_that_differ_in_a_setting_are_accepted() -> None:
+    scratch_config(_architecture({"model_type": "gemma4_text", "num_attention_heads": 4}), "own", {})
+
+
+def test_a_model_that_needs_a_start_token_starts_after_the_end_token() -> None:
+    decoder = {"model_type": "modernbert-decoder", "hidden_size": 32, "num_hidden_layers": 1}
+    decoder |= {"num_attention_heads": 2, "intermediate_size": 64}
+    config = tiny.model(tiny.tokenizer(), architecture=decoder).config
+    assert config.bos_token_id == config.eos_token_id == 1
+
+
+def test_a_model_with_weights_for_each_language_takes_its_only_one_or_asks() -> None:
+    xmod = {"model_type": "xmod", "max_position_embeddings": 66, "hidden_size": 32, "num_hidden_layers": 1}
+    xmod |= {"num_attention_heads": 2, "intermediate_size": 64}
+    network = tiny.model(tiny.tokenizer("encoder"), architecture=xmod, labels=["no", "yes"])
+    assert network(input_ids=torch.tensor([[5, 6]])).logits.shape == (1, 2)
+    with pytest.raises(UserError, match="xmod: its setting default_language must be one of de_DE, en_XX"):
+        tiny.model(tiny.tokenizer("encoder"), architecture=xmod | {"languages": ["de_DE", "en_XX"]}, labels=["a", "b"])
+
+
+def test_a_model_with_two_vocabularies_leaves_its_labels_as_they_are() -> None:
+    tokens = tiny.tokenizer("seq2seq")
+    network: Any = tiny.model(tokens, architecture=TINY_FSMT)
+    assert network.config.tgt_vocab_size == network.config.src_vocab_size == len(tokens)
+    labels = torch.tensor([[5, 6, 1, IGNORED]])
+    assert decoder_inputs(network, labels).tolist() == [[1, 5, 6, 1]]
+    assert labels.tolist() == [[5, 6, 1, IGNORED]]
+
+
+def test_a_decoder_without_attention_to_a_source_is_refused_in_one_line() -> None:
+    xlm = {"model_type": "xlm", "emb_dim": 32, "n_layers": 1, "n_heads": 2}
+    with pytest.raises(UserError, match="xlm can't be used as bert2bert: its decoder has no attention to a source"):
+        tiny.model(tiny.tokenizer("encoder"), architecture=xlm)
+
+
+def test_a_model_without_a_limit_of_length_has_none() -> None:
+    assert max_positions(AutoConfig.for_model("xlnet")) is None
+
+
+def test_what_an_old_task_has_left_in_a_checkpoint_is_not_saved(tmp_path: Path) -> None:
+    tokens, architecture = tiny.tokenizer("encoder"), tiny.ARCHITECTURES["bert"][0]
+    old = tiny.model(tokens, architecture=architecture, labels=["no", "yes"])
+    old.config.problem_type = "multi_label_classification"
+    old.config.use_cache = False
+    old.save_pretrained(tmp_path)
+    config = base_model(model_in(tmp_path), tokens, ["bad", "fair", "good"], None, seed=1).config
+    assert (config.problem_type, config.use_cache) == ("single_label_classification", True)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("t5", 1024), ("bart", 64), ("bert", 64)])
+def test_plain_transformers_writes_texts_of_a_saved_model_to_their_end(name: str, limit: int, tmp_path: Path) -> None:
+    """Its own default ends them after 20 tokens."""
+    architecture, family = tiny.ARCHITECTURES[name]
+    tiny.model(tiny.tokenizer(family), architecture=architecture).save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).max_length == limit
+
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT |= {"num_key_value_heads": 2, "vocab_size": 300, "pad_token_id": 0, "eos_token_id": 1}
+VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION |= {"image_size": 28, "patch_size": 14}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+WITH_IMAGES: dict[str, dict[str, Any]] = {
+    "llava": {
+        "text_config": {"model_type": "llama", **TEXT},
+        "vision_config": {"model_type": "clip_vision_model"} | VISION,
+    },
+    "smolvlm": {"text_config": {"model_type": "llama", **TEXT}, "vision_config": VISION},
+    "qwen2_5_vl": {
+        "text_config": TEXT | {"rope_parameters": ROPE},
+        "vision_config": {
+            "hidden_size": 32,
+            "depth": 1,
+            "num_heads": 2,
+            "intermediate_size": 64,
+            "out_hidden_size": 32,
+        },
+    },
+    "gemma3": {"text_config": TEXT | {"head_dim": 8}, "vision_config": VISION, "mm_tokens_per_image": 4},
+}
+
+
+@pytest.mark.parametrize("model_type", WITH_IMAGES)
+def test_the_language_part_of_a_checkpoint_that_reads_images_is_a_model_of_its_own(
+    model_type: str, tmp_path: Path
+) -> None:
+    whole = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, **WITH_IMAGES[model_type])).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    network = base_model(model_in(tmp_path / "whole"), tiny.tokenizer(), [], None, seed=1)
+    assert not any("vision" in name for name, _ in network.named_parameters())
+    network.save_pretrained(tmp_path / "saved")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert torch.allclose(plain(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-6)
+
+
+def test_a_language_part_that_is_no_model_of_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
+    AutoConfig.for_model("mllama").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="mllama_text_model can't be used as causal") as error:
+        base_model(model_in(tmp_path), tiny.tokenizer(), [], None, seed=1)
+    assert len(error.value.lines) == 1
+
+
+def test_random_weights_of_a_model_that_reads_images_are_refused_with_a_remedy() -> None:
+    with pytest.raises(UserError, match="gemma3 does not only read text; write gemma3_text"):
+        tiny.model(tiny.tokenizer(), architecture={"model_type": "gemma3"})

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from stages.lib.core.process import UserError
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Prepare
-from stages.lib.params.train import check_sharding
+from stages.lib.params.train import check_together
+from stages.lib.params.tune_hyperparameters import TuneHyperparameters, check_search
 from tests.build import PARAMS, PROJECT, section
 
 GONE = object()
@@ -128,7 +130,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
         pytest.param(
             {"fit.schedule": "cosin"},
-            "params.yaml: fit -> schedule: should be 'cosine', 'linear' or 'constant', found 'cosin'",
+            "params.yaml: fit -> schedule: should be 'cosine', 'linear', 'constant', 'wsd' or 'cosine_restarts', found "
+            "'cosin'",
             id="not-one-of-the-choices",
         ),
         pytest.param(
@@ -186,6 +189,11 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
             f"{IN_SEARCH}: adapters: only settings of one value can be searched",
             id="search-over-a-setting-of-several-values",
+        ),
+        pytest.param(
+            {SEARCH: {"class_weights": {"choices": ["balanced", None]}}},
+            f"{IN_SEARCH}: class_weights: only settings of one value can be searched",
+            id="search-over-class-weights",
         ),
         pytest.param(
             {"model.trust_remote_code": "someone/model"},
@@ -290,7 +298,8 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
         pytest.param(
             {SEARCH: {"schedule": {"choices": ["cosin"]}}},
-            f"{IN_SEARCH}: schedule: Input should be 'cosine', 'linear' or 'constant', found 'cosin'",
+            f"{IN_SEARCH}: schedule: Input should be 'cosine', 'linear', 'constant', 'wsd' or 'cosine_restarts', found "
+            "'cosin'",
             id="search-over-an-unknown-choice",
         ),
         pytest.param(
@@ -480,11 +489,47 @@ def test_labels_are_the_texts_that_rows_have(written: Any, value: str) -> None:
     assert section(Prepare, labels={written: "one", "other": "two"}).labels == {value: "one", "other": "two"}
 
 
-def test_quantized_weights_are_not_sharded() -> None:
+def test_only_plain_weights_are_sharded() -> None:
     machine = section(Machine, sharded=True, train_processes=2)
-    check_sharding(section(Fit), machine)
-    with pytest.raises(UserError, match="machine -> sharded: quantized weights can't be sharded"):
-        check_sharding(section(Fit, adapters={"quantize": True}), machine)
+    check_together(section(Fit), machine)
+    with pytest.raises(UserError) as error:
+        check_together(section(Fit, adapters={"quantize": True}, optimizer="muon"), machine)
+    assert error.value.lines == [
+        "params.yaml: machine -> sharded: quantized weights can't be sharded; set fit -> adapters -> quantize: false, "
+        "or write false",
+        "params.yaml: machine -> sharded: muon can't update sharded weights; set fit -> optimizer: adamw, or write "
+        "false",
+    ]
+    check_together(section(Fit, adapters={"quantize": True}, optimizer="muon"), section(Machine))
+
+
+SIZES, TOKENS = {"batch_size": {"choices": [8, 16]}}, {"batch_tokens": {"low": 1000, "high": 2000}}
+
+
+@pytest.mark.parametrize(
+    ("search", "fit", "read"),
+    [
+        (SIZES, {"batch_tokens": None}, True),
+        (SIZES, {"batch_tokens": 1000}, False),
+        (SIZES | TOKENS, {"batch_tokens": None}, False),
+        (SIZES | {"batch_tokens": {"choices": [None, 1000]}}, {"batch_tokens": 1000}, True),
+        ({"cycles": {"low": 2, "high": 4}}, {"schedule": "cosine"}, False),
+        ({"cycles": {"low": 2, "high": 4}}, {"schedule": "cosine_restarts"}, True),
+        ({"decay_fraction": {"low": 0.1, "high": 0.4}}, {"schedule": "linear"}, False),
+        (
+            {"decay_fraction": {"low": 0.1, "high": 0.4}, "schedule": {"choices": ["linear", "wsd"]}},
+            {"schedule": "linear"},
+            True,
+        ),
+        ({"final_fraction": {"low": 0.0, "high": 0.1}}, {"schedule": "constant"}, False),
+        ({"final_fraction": {"low": 0.0, "high": 0.1}}, {"schedule": "linear"}, True),
+    ],
+)
+def test_a_search_over_what_no_trial_reads_is_refused(search: dict[str, Any], fit: dict[str, Any], read: bool) -> None:
+    params = section(TuneHyperparameters, search=search, trials=3)
+    with nullcontext() if read else pytest.raises(UserError, match=f"search -> {next(iter(search))}: only read with"):
+        check_search(params, section(Fit, **fit))
+    check_search(section(TuneHyperparameters, search=search, trials=0), section(Fit, **fit))
 
 
 def test_a_scenario_is_named_by_a_word() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages import train
-from stages.lib.training.fit import Curve
+from stages.lib.training.state import Curve
 from tests import tiny
 
 
@@ -27,7 +27,7 @@ def test_a_batch_too_large_for_memory_is_reported_before_training(
     monkeypatch.setattr(train, "estimate", estimate)
     tokens = tiny.tokenizer()
     data = tiny.dataset(tokens, tmp_path)
-    plan = train._plan(tiny.model(tokens), data, data, tiny.settings(), tiny.machine())
+    plan = train._plan(tiny.model(tokens), data, data, tiny.settings(), tiny.machine(), teacher=None)
     assert plan.startswith("37,120 parameters, 12 examples with ")
     assert plan.endswith(
         "12 updates of 4 examples; memory ends with the longest batch, so micro-batches will be halved"
@@ -42,3 +42,18 @@ def test_the_conclusion_names_the_metric_of_the_choice() -> None:
     assert stats["validation_loss"] == {"first": 2.0, "best": 2.0}
     assert stats["validation_score"] == {"first": 30.0, "best": 30.0}
     assert (stats["averaged"], stats["best_update"]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("scores", "averaged", "reported"),
+    [
+        ([], None, 1.5),
+        ([], (2, 1.4), 1.4),
+        ([(4, 30.0), (8, 20.0)], None, 2.0),
+        ([(4, 30.0), (8, 20.0)], (2, 31.0), None),  # the loss of the mean is not known
+    ],
+)
+def test_the_reported_loss_is_that_of_the_chosen_weights(
+    scores: list[tuple[int, float]], averaged: tuple[int, float] | None, reported: float | None
+) -> None:
+    assert train._reported_loss(Curve([(8, 1.0)], [(4, 2.0), (8, 1.5)], scores, averaged)) == reported

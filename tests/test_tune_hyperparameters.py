@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages import tune_hyperparameters
+from stages.lib.core.process import UserError
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.train import FitSettings
@@ -99,6 +100,12 @@ def test_the_settings_of_params_stay_if_no_trial_is_better(tried: list[FitSettin
 
 def test_without_trials_nothing_is_replaced(tried: list[FitSettings], tmp_path: Path) -> None:
     assert best(search(tmp_path, trials=0)) == {}
+    assert tried == []
+
+
+def test_a_search_over_what_no_trial_reads_is_refused(tried: list[FitSettings], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="search -> cycles: only read with fit -> schedule: cosine_restarts"):
+        search(tmp_path, search={"cycles": {"low": 2, "high": 5}})
     assert tried == []
 
 

@@ -4,7 +4,8 @@ Each stage checks it again. This check saves the wait for the first stage whose 
 missing files and folders, which DVC would only call missing, and the new name of a parameter that was renamed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from stages.lib.core.params import PARAMS, read_scenario, read_section, read_yam
 from stages.lib.core.process import UserError, launch
 from stages.lib.ingest.readers import origins
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.params.fit import Fit
+from stages.lib.params.fit import Fit, check_class_weights
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
-from stages.lib.params.train import check_sharding
+from stages.lib.params.train import Train, check_together
+from stages.lib.params.tune_hyperparameters import TuneHyperparameters, check_search
 
 # old place -> new place, or what to write instead; * stands for any scenario
 RENAMED = {
@@ -53,23 +55,39 @@ RENAMED = {
 def main() -> None:
     if lines := list(renamed(read_yaml())):
         raise UserError(lines)
-    check_sharding(read_section(Fit), read_section(Machine))
     prepare, model, evaluate = read_section(Prepare), read_section(Model), read_section(Evaluate)
+    teacher = read_section(Train).teacher_folder
     raw = Path(prepare.folder) / read_scenario()
     folders = {
         f"{raw}, the files of the scenario (prepare -> folder)": raw,
         f"{model.folder} (model -> folder; DVC hashes it even when it is not read)": Path(model.folder),
+        f"{teacher} (train -> teacher_folder; DVC hashes it even when it is not read)": Path(teacher),
         f"{evaluate.sentence_encoder_folder} (evaluate -> sentence_encoder_folder; DVC hashes it even when it is not "
         f"read)": Path(evaluate.sentence_encoder_folder),
     }
     lines = [f"{PARAMS}: no folder {name}" for name, folder in folders.items() if not folder.is_dir()]
+    fit, labels = read_section(Fit), prepare.labels or {}
+    machine, tuned = read_section(Machine), read_section(TuneHyperparameters)
+    lines += _lines(lambda: check_together(fit, machine))
+    lines += _lines(lambda: check_search(tuned, fit))
+    if "optimizer" in tuned.search:  # training gets any of them
+        for name in tuned.search["optimizer"].ends():
+            lines += _lines(partial(check_together, fit.model_copy(update={"optimizer": name}), machine))
+    lines = list(dict.fromkeys(lines))
+    lines += _lines(lambda: check_class_weights(fit, list(labels.values())))
     if raw.is_dir():
-        try:
-            origins(prepare, raw)
-        except UserError as error:
-            lines += error.lines
+        lines += _lines(lambda: origins(prepare, raw))
     if lines:
         raise UserError(lines)
+
+
+def _lines(check: Callable[[], object]) -> list[str]:
+    """Of the error that the check raises."""
+    try:
+        check()
+    except UserError as error:
+        return error.lines
+    return []
 
 
 def renamed(values: Mapping[str, Any]) -> Iterator[str]:

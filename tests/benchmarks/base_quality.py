@@ -31,7 +31,8 @@ from stages.lib.params.model import Model
 from stages.lib.params.train import FitSettings, Train
 from stages.lib.records.examples import read_examples
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample
-from stages.lib.training.fit import fit, update_steps
+from stages.lib.training.fit import fit
+from stages.lib.training.loop import update_steps
 from stages.lib.training.sampler import BatchSampler
 
 BASE = Path("data/base")

@@ -1,9 +1,10 @@
 """Does fine-tuning start from the pretrained weights? Held-out loss after the same number of steps, from a checkpoint
 and from random weights of the same architecture and tokenizer, in turn, with three seeds each.
 
-    python -m tests.benchmarks.pretrained_start CHECKPOINT LEARNING_RATE [ROWS]
+    python -m tests.benchmarks.pretrained_start CHECKPOINT LEARNING_RATE [ROWS [EXAMPLES]]
 
-ROWS is a csv with columns source and target, or source and label; without it, the sample of data-to-text is used.
+ROWS is a csv whose first column is the source, and whose last one is the target, or a label if it is called `label`;
+without it, the sample of data-to-text is used. EXAMPLES are trained on, and a quarter as many are held out; else all.
 """
 
 import csv
@@ -34,7 +35,7 @@ SAMPLE = Path("data/raw/data_to_text/places.csv")
 EPOCHS = 1.0
 
 
-def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
+def main(checkpoint: Path, learning_rate: float, rows: Path, examples: int | None) -> None:
     pretrained = section(Model, name="folder", folder=str(checkpoint), architecture="checkpoint", scratch=None)
     random = scratch_model(architecture_of(checkpoint), family=_family(checkpoint))
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +54,7 @@ def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
         for seed in SEEDS:
             for name, model in (("pretrained", pretrained), ("random", random)):
                 one = fit_settings(epochs=EPOCHS, evals_per_run=1, learning_rate=learning_rate, seed=seed)
-                losses[name].append(_loss_after(model, one, data / "tokenize", data / f"{name}{seed}"))
+                losses[name].append(_loss_after(model, one, data / "tokenize", examples, data / f"{name}{seed}"))
     for name, values in losses.items():
         shown = "".join(f"{value:8.4f}" for value in values)
         print(f"{name:<12}{shown}   median {statistics.median(values):.4f}")
@@ -62,14 +63,11 @@ def main(checkpoint: Path, learning_rate: float, rows: Path) -> None:
 
 
 def _reading(rows: Path) -> Prepare:
-    usual = {"train": rows.name, "validation": None, "test": None, "labels": None}
-    if rows == SAMPLE:
-        return section(Prepare, **usual)
     with rows.open(newline="") as file:
-        records = list(csv.DictReader(file))
-    target = "label" if "label" in records[0] else "target"
-    labels = {record["label"]: record["label"] for record in records} if target == "label" else None
-    return section(Prepare, **usual | {"source": "{source}", "target": f"{{{target}}}", "labels": labels})
+        header, *records = csv.reader(file)
+    labels = {record[-1]: record[-1] for record in records} if header[-1] == "label" else None
+    columns = {"source": f"{{{header[0]}}}", "target": f"{{{header[-1]}}}"}
+    return section(Prepare, train=rows.name, validation=None, test=None, labels=labels, **columns)
 
 
 def _config(checkpoint: Path) -> dict[str, Any]:
@@ -98,13 +96,15 @@ def _positions(checkpoint: Path) -> int:
     return int(_config(checkpoint)["max_position_embeddings"])
 
 
-def _loss_after(model: Model, settings: FitSettings, data: Path, folder: Path) -> float:
+def _loss_after(model: Model, settings: FitSettings, data: Path, examples: int | None, folder: Path) -> float:
     labels = [label.word for label in read_label_ids(data / "label_ids.json")]
     network = base_model(model, load_tokenizer(data / "tokenizer"), labels, settings.dropout, settings.seed)
-    train, validation = TokenizedDataset(data / "train"), TokenizedDataset(data / "validation")
+    train = TokenizedDataset(data / "train", first=examples)
+    validation = TokenizedDataset(data / "validation", first=examples and examples // 4)
     return fit(network, train, validation, settings, section(Machine), folder, title=folder.name).best()[1]
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    main(Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else SAMPLE)
+    rows = Path(sys.argv[3]) if len(sys.argv) > 3 else SAMPLE
+    main(Path(sys.argv[1]), float(sys.argv[2]), rows, int(sys.argv[4]) if len(sys.argv) > 4 else None)

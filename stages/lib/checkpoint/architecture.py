@@ -126,9 +126,9 @@ def max_positions(config: PreTrainedConfig, side: Literal["encoder", "decoder"] 
     """The longest sequence, in tokens, that a model (or one side of it) has positions for; None means no limit."""
     config = getattr(config, str(side), config)  # the two halves of a bert2bert
     longest = getattr(config, f"max_{side}_position_embeddings", getattr(config, "max_position_embeddings", None))
-    if longest is not None and config.model_type in _POSITIONS_AFTER_PAD:
-        return int(longest) - int(config.pad_token_id or 0) - 1
-    return longest
+    if not isinstance(longest, int) or longest <= 0:  # XLNet has -1: no limit
+        return None
+    return longest - int(config.pad_token_id or 0) - 1 if config.model_type in _POSITIONS_AFTER_PAD else longest
 
 
 def _exists(config: PreTrainedConfig, used: ModelClass) -> bool:

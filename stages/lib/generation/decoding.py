@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,10 @@ from transformers import (
 )
 
 from stages.lib.checkpoint.architecture import excess_tokens
-from stages.lib.core.process import UserError
+from stages.lib.core.process import UserError, first_line
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.interface import on_device
+from stages.lib.models.layouts import Layout, allowed_groups, choose_layout, prompt_layout
 from stages.lib.models.losses import losses_of
 from stages.lib.models.memory import Halving
 from stages.lib.params.predict import Predict
@@ -38,6 +40,7 @@ _STARTS_AND_ENDS = (
     "forced_bos_token_id",
     "suppress_tokens",
 )
+_CHECKED_TOKENS = 3  # of texts, before prompts are padded
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def decode(
     """One text for each source, in the order of the sources. A progress bar is shown if there is a title.
 
     Raises:
-        UserError: a source leaves no room for `max_new_tokens` in the model's context, or memory ends on one source.
+        UserError: a source leaves no room for `max_new_tokens` in the model's context, the model can't do what `params`
+            ask for, or memory ends on one source.
     """
     _check_room(network, sources, params)
     network.eval()
@@ -66,9 +70,12 @@ def decode(
     # `generate` takes values that are unset in its argument from the network's own config, so that one is replaced
     network.generation_config = config
     try:
-        return _by_length(
-            sources, lambda batch: _decode_batch(network, tokenizer, batch, params, config), batch_size, title
-        )
+        first_logits = partial(_first_logits, network, min(_CHECKED_TOKENS, params.max_new_tokens))
+        layout = prompt_layout(network, sources, first_logits) if batch_size > 1 else "single"
+        decode_batch = partial(_decode_batch, network, tokenizer, params, config)
+        return _by_length(network, sources, layout, decode_batch, batch_size, title)
+    except ValueError as error:
+        raise UserError(f"predict: {type(network).__name__} can't generate so: {first_line(error)}") from None
     finally:
         network.generation_config = own
 
@@ -78,12 +85,14 @@ def choose_labels(
 ) -> list[Decoded]:
     """The most likely label for each source, in the order of the sources."""
     losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
+    examples = _examples(sources, labels[0].target_ids)
+    layout = choose_layout(network, examples, pack=False) if batch_size > 1 else "single"
 
     def choose_batch(batch: Sequence[list[int]]) -> list[Decoded]:
         best = losses_among(network, batch, labels).argmin(1).tolist()
         return [Decoded(labels[number].word, "end") for number in best]
 
-    return _by_length(sources, choose_batch, batch_size, title)
+    return _by_length(network, sources, layout, choose_batch, batch_size, title)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int]) -> str:
@@ -95,27 +104,35 @@ def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_
 
 
 def _by_length(
+    network: PreTrainedModel,
     sources: Sequence[list[int]],
+    layout: Layout,
     work: Callable[[Sequence[list[int]]], list[Decoded]],
     batch_size: int,
     title: str | None,
 ) -> list[Decoded]:
     decoded: dict[int, Decoded] = {}
-    halving = Halving()
+    halving = Halving(network)
     # the longest first: if memory is too small, this shows at once
     order = sorted(range(len(sources)), key=lambda index: (-len(sources[index]), index))
+    groups = allowed_groups(layout, _examples([sources[index] for index in order], []))
     with tqdm(total=len(sources), desc=title, unit=" texts", disable=title is None) as bar:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for places in (
+            group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)
+        ):
+            chosen = [order[place] for place in places]
             decoded.update(zip(chosen, halving(work, [sources[index] for index in chosen]), strict=True))
             bar.update(len(chosen))
     return [decoded[index] for index in range(len(sources))]
 
 
+def _examples(sources: Sequence[list[int]], target_ids: list[int]) -> list[TokenizedExample]:
+    return [TokenizedExample("", source, target_ids, [], 0) for source in sources]
+
+
 def _label_losses(network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label]) -> Tensor:
     """(B, labels): the loss on each label as the target of each source."""
-    columns = ([TokenizedExample("", source, label.target_ids, [], 0) for source in sources] for label in labels)
-    return torch.stack([losses_of(network, examples)[0] for examples in columns], 1)
+    return torch.stack([losses_of(network, _examples(sources, label.target_ids))[0] for label in labels], 1)
 
 
 @torch.no_grad()
@@ -123,7 +140,7 @@ def _single_token_losses(network: PreTrainedModel, sources: Sequence[list[int]],
     """The same if every label is one token, or one number of a classification head: one forward pass gives all."""
     network.eval()
     interface = interface_of(network)
-    examples = [TokenizedExample("", source, labels[0].target_ids, [], 0) for source in sources]
+    examples = _examples(sources, labels[0].target_ids)
     batch = on_device(interface.training_batch(examples, int(network.config.pad_token_id)), network)
     scores = interface.target_logits(network, batch)[:, 0].float().log_softmax(-1)
     return -scores[:, [label.target_ids[0] for label in labels]]
@@ -148,15 +165,24 @@ def _generation_config(own: Any, params: Predict) -> GenerationConfig:
 
 
 @torch.no_grad()
+def _first_logits(network: PreTrainedModel, steps: int, sources: Sequence[list[int]]) -> Tensor:
+    """Logits (B, steps, vocabulary) of the first tokens of greedy texts. The first is chosen by the prompt alone, the
+    others also by the state that it has left behind."""
+    batch = interface_of(network).generation_inputs(network, sources, int(network.config.pad_token_id))
+    options = {"num_beams": 1, "max_new_tokens": steps, "min_new_tokens": steps, "output_logits": True}
+    generated: Any = network.generate(**batch, **options, return_dict_in_generate=True)  # type: ignore[operator]
+    return torch.stack(generated.logits, 1)
+
+
+@torch.no_grad()
 def _decode_batch(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[list[int]],
     params: Predict,
     config: GenerationConfig,
+    sources: Sequence[list[int]],
 ) -> list[Decoded]:
-    prompts = interface_of(network).prompt_batch(sources, tokenizer.pad_token_id)
-    batch = on_device(prompts, network)
+    batch = interface_of(network).generation_inputs(network, sources, tokenizer.pad_token_id)
     processors = _sampling(sources, params) if params.strategy == "sample" else LogitsProcessorList()
     generated: Tensor = network.generate(**batch, logits_processor=processors)  # type: ignore[operator]
     # not generated: the prompt, or the one token that a decoder starts from

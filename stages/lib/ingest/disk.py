@@ -28,7 +28,7 @@ def check_disk(origins: Sequence[Origin], params: Prepare, folder: Path) -> None
     Raises:
         UserError: the disk has not so much left.
     """
-    needed = sum(_needed(origin, params) for origin in origins)
+    needed = sum(_needed(origin, params.mixed(origin.mix)) for origin in origins)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

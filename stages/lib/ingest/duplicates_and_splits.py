@@ -1,9 +1,9 @@
 """Decisions that need all rows at once: duplicates, splits, leaks. In SQL, because DuckDB can sort and join on disk."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,18 @@ class RowDatabase:
     """The cleaned rows in a folder, and what becomes of each.
 
     Call the methods in their order here: each one decides about the rows that the earlier ones have left.
+
+    Args:
+        mixed: name in `prepare.mix` -> the numbers of its origins, which are the last.
     """
 
-    def __init__(self, folder: Path, params: Prepare, threads: int) -> None:
+    def __init__(
+        self, folder: Path, params: Prepare, threads: int, mixed: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         self._params, self._folder, threads = params, folder, min(threads, _MOST_THREADS)
+        self._mixed = mixed or {}
+        first = min((origin for own in self._mixed.values() for origin in own), default=None)
+        self._is_mixed = "false" if first is None else f"origin >= {first}"  # of a row of `kept`
         self._are_conversations = bool(params.message_fields)
         self._database = duckdb.connect(
             folder / "decisions.duckdb",  # in memory, large tables would not fit
@@ -72,6 +80,10 @@ class RowDatabase:
         self._end = self._number("SELECT max(row) + 1 FROM (SELECT row FROM kept UNION ALL SELECT row FROM unusable)")
         self._run(f"SET memory_limit = '{_mebibytes(self._end, threads)}MiB'")
         self._run("CREATE TABLE dropped (row BIGINT, reason VARCHAR, other BIGINT, similarity DOUBLE)")
+        self._run(
+            """CREATE TABLE drawn (number BIGINT, copy BIGINT, row BIGINT, origin INTEGER, group_key UBIGINT,
+                                   example_key UBIGINT, characters BIGINT, target_count BIGINT)"""
+        )
         self._kept, self._unusable = KeptRows(folder, params), UnusableRows(folder)
 
     def _load(self, table: str, schema: pa.Schema) -> None:
@@ -116,7 +128,10 @@ class RowDatabase:
                       WHERE {_HELD_OUT}
                       UNION ALL
                       SELECT row, example, s.rank, group_key, start, stop
-                      FROM members JOIN ({self._spans()}) s USING (example) WHERE members.rank = {_TRAIN}) placed
+                      FROM members JOIN ({self._spans()}) s USING (example) WHERE members.rank = {_TRAIN}
+                      UNION ALL
+                      SELECT row, row, {_TRAIN}, members.group_key, NULL, NULL
+                      FROM members JOIN kept USING (row) WHERE {self._is_mixed}) placed
                 JOIN kept USING (row)"""
         )
         self._run("DROP TABLE members")
@@ -159,7 +174,8 @@ class RowDatabase:
         test = split.test_fraction if self._params.test is None else 0.0
         validation = split.validation_fraction if self._params.validation is None else 0.0
         examples = f"""SELECT row AS example, members.place, stratum, time, characters
-                       FROM kept JOIN members USING (row) WHERE row = example AND members.rank = {_TRAIN}"""
+                       FROM kept JOIN members USING (row)
+                       WHERE row = example AND members.rank = {_TRAIN} AND NOT {self._is_mixed}"""
         if split.by == "order":
             return self._ordered_spans(examples, test, validation)
         place = "place"
@@ -276,7 +292,8 @@ class RowDatabase:
         pairs = self._sorted_rows(
             """SELECT DISTINCT s.row, s.rank, s.other, a.characters + b.characters
                FROM candidates s JOIN kept a ON a.row = s.row JOIN kept b ON b.row = s.other
-               WHERE s.row BETWEEN $first AND $last ORDER BY ALL"""
+               WHERE s.row BETWEEN $first AND $last ORDER BY ALL""",
+            self._end,
         )
         is_dropped = np.zeros(self._end, bool)
         with tqdm(desc="prepare similar rows", unit=" pairs") as bar:
@@ -300,6 +317,54 @@ class RowDatabase:
         parts = [compared_parts(normalised_pair(clean.texts), self._params) for clean in found.values()]
         return dict(zip(found, shingles(parts), strict=True))
 
+    def draw_mixed(self) -> None:
+        """Draws the rows of `prepare.mix` whose shares of train these are, from those that are left. They are taken
+        from `remaining` into the table `drawn`, each as often as its `copy` says, numbered in the order of train.
+
+        Rows are drawn by their place, which the seed decides. Where an entry has fewer rows than its share, each is
+        taken several times, and some one time more than others.
+        """
+        if not self._mixed:
+            return
+        self._run(
+            f"""CREATE TABLE mixed AS
+                SELECT row, origin, remaining.group_key, remaining.example_key, remaining.target_count,
+                       remaining.characters, kept.place
+                FROM remaining JOIN kept USING (row) WHERE {self._is_mixed}"""
+        )
+        self._run("DELETE FROM remaining WHERE row IN (SELECT row FROM mixed)")
+        own = self.counts()["train"]["examples"]
+        rest = 1 - sum(mixed.share for mixed in self._params.mix.values())
+        self._run("CREATE TABLE chosen (row BIGINT, position DOUBLE)")
+        for name, origins in self._mixed.items():
+            wanted = round(own * self._params.mix[name].share / rest)
+            self._run(
+                f"""INSERT INTO chosen
+                    WITH ordered AS (
+                        SELECT row, row_number() OVER (ORDER BY place, row) - 1 AS number, count(*) OVER () AS rows
+                        FROM mixed WHERE origin BETWEEN {origins[0]} AND {origins[-1]})
+                    SELECT row, (rows * copy + number) / {max(wanted, 1)}
+                    FROM ordered, range(ceil({wanted} / rows)::BIGINT) copies(copy)
+                    WHERE rows * copy + number < {wanted}"""
+            )
+        self._run(
+            """INSERT INTO drawn
+               SELECT row_number() OVER (ORDER BY position, row) - 1,
+                      row_number() OVER (PARTITION BY example_key ORDER BY position, row),
+                      row, origin, group_key, example_key, characters, target_count
+               FROM chosen JOIN mixed USING (row)"""
+        )
+
+    def mixed(self) -> dict[str, dict[str, int]]:
+        """Name in `prepare.mix` -> its rows that could be drawn, its examples in train, and the rows not drawn."""
+        return {name: self._mixed_counts(origins) for name, origins in self._mixed.items()}
+
+    def _mixed_counts(self, origins: Sequence[int]) -> dict[str, int]:
+        place = f"origin BETWEEN {origins[0]} AND {origins[-1]}"
+        rows = self._number(f"SELECT count(*) FROM mixed WHERE {place}")
+        [(examples, drawn)] = self._run(f"SELECT count(*), count(DISTINCT row) FROM drawn WHERE {place}").fetchall()
+        return {"rows": rows, "examples": examples, "rows_not_drawn": rows - drawn}
+
     def counts(self) -> dict[Split, dict[str, int]]:
         """Rows, examples and references of each split, as `examples` gives them."""
         examples = "count(DISTINCT example)" if self._params.groups else "count(*)"
@@ -309,6 +374,11 @@ class RowDatabase:
         )
         numbers = {rank: [0, 0, 0] for rank in RANKS.values()}
         numbers |= {rank: [int(number) for number in rest] for rank, *rest in found.fetchall()}
+        [(rows, drawn, references)] = self._run(
+            "SELECT count(DISTINCT row), count(*), coalesce(sum(target_count), 0) FROM drawn"
+        ).fetchall()
+        train = numbers[_TRAIN]
+        numbers[_TRAIN] = [train[0] + rows, train[1] + drawn, train[2] + int(references)]
         for rank, more in self._changed_references():
             numbers[rank][-1] += more
         names = ("rows", "examples", "references")
@@ -320,11 +390,12 @@ class RowDatabase:
         texts = self._kept.fetch(row for _, row, *_ in cut)
         yield from ((rank, len(list(_between(texts[row].texts.targets, *place)))) for rank, row, *place in cut)
         if self._are_conversations:
-            lost = "SELECT count(*) FROM leaked SEMI JOIN remaining USING (row) WHERE NOT is_common"
-            yield _TRAIN, -self._number(lost)
+            for rows in ("remaining", "drawn"):
+                yield _TRAIN, -self._number(f"SELECT count(*) FROM leaked JOIN {rows} USING (row) WHERE NOT is_common")
 
     def rows_kept(self) -> int:
-        return self._number("SELECT (SELECT count(*) FROM kept) - (SELECT count(*) FROM dropped)")
+        not_drawn = sum(counts["rows_not_drawn"] for counts in self.mixed().values())
+        return self._number("SELECT (SELECT count(*) FROM kept) - (SELECT count(*) FROM dropped)") - not_drawn
 
     def lines(self) -> tuple[int, int]:
         """The lines of the rows that are kept, and of those that are rejected."""
@@ -332,7 +403,13 @@ class RowDatabase:
             self._number(f"SELECT sum(lines) FROM {rows}")
             for rows in ("kept", "kept SEMI JOIN dropped USING (row)", "unusable")
         )
-        return kept - dropped, dropped + unusable
+        return kept - dropped - self.lines_not_drawn(), dropped + unusable
+
+    def lines_not_drawn(self) -> int:
+        """The lines of the rows of `prepare.mix` that train has no use for."""
+        if not self._mixed:
+            return 0
+        return self._number("SELECT sum(lines) FROM kept SEMI JOIN mixed USING (row) ANTI JOIN drawn USING (row)")
 
     def overlaps(self) -> dict[str, int]:
         """Worth knowing, and not always a mistake: sources with different targets, or in two splits."""
@@ -376,7 +453,8 @@ class RowDatabase:
                       o.origin, o.line, k.characters
                FROM dropped d JOIN kept k ON k.row = d.row JOIN kept o ON o.row = d.other
                WHERE d.row BETWEEN $first AND $last
-               ORDER BY row"""
+               ORDER BY row""",
+            self._end,
         )
         for batch in in_batches(rows, itemgetter(-1), _FETCHED_ROWS, _FETCHED_CHARACTERS):
             raw = self._unusable.values(row[0] for row in batch if row[5] is None)
@@ -390,20 +468,53 @@ class RowDatabase:
                     yield place | {"detail": f"{detail} {other}", "row": _shown(texts[row].texts)}
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """In the order of their first rows."""
+        """In the order of their first rows. Those of `prepare.mix` are evenly spread over train."""
+        own = self._own_examples(split)
+        return self._interspersed(own) if split == "train" and self._mixed else own
+
+    def _own_examples(self, split: Split) -> Iterator[Example]:
         self._number_copies(split)
-        taken, leaked = "NULL", ""
-        if self._are_conversations and split == "train":
-            taken = "taken"
-            leaked = """LEFT JOIN (SELECT row, list(number) AS taken FROM leaked WHERE NOT is_common GROUP BY row)
-                        USING (row)"""
+        taken, leaked = self._taken(split)
         rows = self._sorted_rows(
             f"""SELECT row, example, example_key, coalesce(copy, 1), group_key, start, stop, {taken}, characters
                 FROM remaining LEFT JOIN copies USING (row) {leaked}
-                WHERE rank = {RANKS[split]} AND example BETWEEN $first AND $last ORDER BY example, row"""
+                WHERE rank = {RANKS[split]} AND example BETWEEN $first AND $last ORDER BY example, row""",
+            self._end,
         )
         for _, members in groupby(self._with_content(rows), lambda member: member[0][1]):
             yield _example(list(members))
+
+    def _taken(self, split: Split) -> tuple[str, str]:
+        """The column with the answers of a conversation that lose their loss, and what to join for it."""
+        if not (self._are_conversations and split == "train"):
+            return "NULL", ""
+        lists = "SELECT row, list(number) AS taken FROM leaked WHERE NOT is_common GROUP BY row"
+        return "taken", f"LEFT JOIN ({lists}) taken_answers USING (row)"
+
+    def _interspersed(self, own: Iterator[Example]) -> Iterator[Example]:
+        more = self._number("SELECT count(*) FROM drawn")
+        count = self.counts()["train"]["examples"] - more
+        drawn = self._drawn_examples()
+        for number, example in enumerate(own):
+            yield example
+            yield from islice(drawn, more * (number + 1) // count - more * number // count)
+
+    def _drawn_examples(self, condition: str = "true") -> Iterator[Example]:
+        taken, leaked = self._taken("train")
+        rows = self._sorted_rows(
+            f"""SELECT row, number, example_key, copy, group_key, NULL, NULL, {taken}, characters
+                FROM drawn {leaked}
+                WHERE number BETWEEN $first AND $last AND {condition} ORDER BY number""",
+            self._number("SELECT count(*) FROM drawn"),
+        )
+        return (_example([member]) for member in self._with_content(rows))
+
+    def some_mixed(self, most: int) -> dict[str, list[Example]]:
+        """Name in `prepare.mix` -> the first of its examples in train."""
+        return {
+            name: list(islice(self._drawn_examples(f"origin BETWEEN {origins[0]} AND {origins[-1]}"), most))
+            for name, origins in self._mixed.items()
+        }
 
     def _number_copies(self, split: Split) -> None:
         """Creates the table `copies`: the rows of equal examples that are not one, numbered from 1 on."""
@@ -423,10 +534,10 @@ class RowDatabase:
             for row in batch:
                 yield row, content[row[0]]
 
-    def _sorted_rows(self, query: str) -> Iterator[Values]:
-        """The results of a query for rows from `first` to `last`, one range after another: to sort all at once would
-        take memory that grows with the rows."""
-        for first in range(0, self._end, _SORTED_ROWS):
+    def _sorted_rows(self, query: str, end: int) -> Iterator[Values]:
+        """The results of a query for rows from `first` to `last`, one range after another up to `end`: to sort all at
+        once would take memory that grows with the rows."""
+        for first in range(0, end, _SORTED_ROWS):
             yield from self._rows(query, {"first": first, "last": first + _SORTED_ROWS - 1})
 
     def _rows(self, query: str, values: Mapping[str, int] | None = None) -> Iterator[Values]:

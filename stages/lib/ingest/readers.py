@@ -50,11 +50,13 @@ class File:
 
 @dataclass(frozen=True)
 class Origin:
-    """One file, aligned files by column, or a split on the hub (`files` is None), and the split that it belongs to."""
+    """One file, aligned files by column, or a split on the hub (`files` is None), and the split that it belongs to.
+    `mix` is the entry of `prepare.mix` that it is a file of, if any."""
 
     split: Split
     name: str
     files: File | Mapping[str, File] | None
+    mix: str | None = None
 
     def all_files(self) -> list[File]:
         if self.files is None:
@@ -63,12 +65,26 @@ class Origin:
 
 
 def origins(params: Prepare, folder: Path) -> list[Origin]:
-    """In the order of the splits, then by name, so that `folder` is read in the same order on every machine.
+    """In the order of the splits, then by name, so that `folder` is read in the same order on every machine. Those of
+    `prepare.mix` are the last.
 
     Raises:
         UserError: no such file, an empty folder or glob, a file of unknown format, a broken archive, or a file in two
             splits.
     """
+    found, lines = list[Origin](), list[str]()
+    for name in (None, *params.mix):
+        try:
+            found += [replace(origin, mix=name) for origin in _origins(params.mixed(name), folder)]
+        except UserError as error:
+            place = f"prepare -> mix -> {name}" if name else "prepare -> train"
+            lines += [line.replace("prepare -> train", place) for line in error.lines]
+    if lines:
+        raise UserError(lines)
+    return found
+
+
+def _origins(params: Prepare, folder: Path) -> list[Origin]:
     named: dict[Split, Files | None] = {"train": params.train, "validation": params.validation, "test": params.test}
     found = [
         origin

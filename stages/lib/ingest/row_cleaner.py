@@ -46,13 +46,15 @@ Values = tuple[Any, ...]  # of one row of a table
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows of one origin. `first` is the number of the first row, over all files."""
+    """Rows of one origin. `first` is the number of the first row, over all files. `mix` is the entry of `prepare.mix`
+    that they are of, if any."""
 
     number: int
     first: int
     origin: int
     split: Split
     rows: list[Row]
+    mix: str | None = None
 
 
 @dataclass
@@ -86,8 +88,8 @@ class RowCleaner:
         for number, row in enumerate(batch.rows, start=batch.first):
             place = (number, batch.origin, row.line, row.lines)
             try:
-                clean = self._cleaned(row, batch.split, cleaner, report)
-                keys.append((*place, RANKS[batch.split], *self._keys(clean.texts, row.values, batch.split)))
+                clean = self._cleaned(row, batch, cleaner, report)
+                keys.append((*place, RANKS[batch.split], *self._keys(clean.texts, row.values, batch)))
                 kept.append(clean)
             except RejectedRow as problem:
                 values = json.dumps(row.values, default=str)
@@ -95,40 +97,38 @@ class RowCleaner:
         self._write(batch, kept, keys, unusable)
         return report
 
-    def _cleaned(self, row: Row, split: Split, cleaner: Cleaner, report: Report) -> CleanRow:
+    def _cleaned(self, row: Row, batch: RowBatch, cleaner: Cleaner, report: Report) -> CleanRow:
         """Raises RejectedRow."""
         if row.problem is not None:
             raise row.problem
-        report.unread_fields.update(self._reader.unread(row.values, split))
+        reader = self._readers[batch.mix]
+        report.unread_fields.update(reader.unread(row.values, batch.split))
         notes: Counter[str] = Counter()  # a rejected row leaves none
-        texts = self._reader.texts(row.values, split, cleaner, notes)
-        if self.known is not None and split == "train":
+        texts = reader.texts(row.values, batch.split, cleaner, notes)
+        if self.known is not None and batch.split == "train":
             _check_known(texts, self.known)
-        clean = CleanRow(texts, self._metadata(row.values, cleaner))
+        clean = CleanRow(texts, _metadata(reader, row.values, cleaner))
         report.notes.update(notes)
         return clean
 
     @cached_property
-    def _reader(self) -> RowReader:
-        return RowReader(self.params)
+    def _readers(self) -> dict[str | None, RowReader]:
+        """Of the scenario's own rows, and of those of each entry of `prepare.mix`."""
+        return {name: RowReader(self.params.mixed(name)) for name in (None, *self.params.mix)}
 
-    def _metadata(self, values: Mapping[str, Any], cleaner: Cleaner) -> dict[str, str]:
-        """Cleaned and masked like other texts. Raises RejectedRow where a field is missing or holds no text."""
-        texts = {name: _metadata_text(name, self._reader.value(name, values)) for name in self.params.metadata}
-        return {name: clean_text(text, name, cleaner)[:_LONGEST_METADATA] for name, text in texts.items()}
-
-    def _keys(self, texts: Texts, values: Mapping[str, Any], split: Split) -> Values:
+    def _keys(self, texts: Texts, values: Mapping[str, Any], batch: RowBatch) -> Values:
         """The columns of `KEPT` from `example_key` on. Raises RejectedRow if `split.field` holds nothing of use."""
-        params, by = self.params, self.params.split.by
+        reader = self._readers[batch.mix]
+        params, by = reader.params, reader.params.split.by
         source, target = normalised_pair(texts)
-        split_value = self._split_value(values, split)
+        split_value = _split_value(reader, values, batch.split)
         group = [split_value] if split_value is not None and params.group_field is not None else []
         is_free = params.source is None and not texts.turns
         undivided = group[0] if group else target if is_free else source
         source_key, target_key = key(source), key(target)
         both = (source_key * MULTIPLIER + target_key) % 2**64  # as good as a hash of both texts
         return (
-            key(*([texts.source, *group] if params.groups else _content(texts))),
+            key(*([texts.source, *group] if params.groups else _content(texts)), *([batch.mix] if batch.mix else [])),
             {"pair": both, "source": source_key, "target": target_key}[params.duplicates.compare],
             source_key,
             target_key,
@@ -139,20 +139,6 @@ class RowCleaner:
             sum(map(len, (texts.source, *texts.targets, *(turn.text for turn in texts.turns)))),
             len(texts.targets),
         )
-
-    def _split_value(self, values: Mapping[str, Any], split: Split) -> str | None:
-        """Only rows of train are divided, so those of other files may lack the field."""
-        field = self.params.group_field or self.params.split.field
-        if field is None:
-            return None
-        try:
-            text = as_text(field, self._reader.value(field, values))
-        except RejectedRow:
-            if split == "train":
-                raise
-            return None
-        check_surrogates(text, field)
-        return text
 
     def _write(self, batch: RowBatch, kept: list[CleanRow], keys: list[Values], unusable: list[Values]) -> None:
         """Only tables that have rows."""
@@ -174,6 +160,27 @@ class RowCleaner:
         if unusable:
             schema = UNUSABLE.append(VALUES)
             write_table(self.folder, "unusable", batch.number, schema, as_columns(schema, unusable))
+
+
+def _metadata(reader: RowReader, values: Mapping[str, Any], cleaner: Cleaner) -> dict[str, str]:
+    """Cleaned and masked like other texts. Raises RejectedRow where a field is missing or holds no text."""
+    texts = {name: _metadata_text(name, reader.value(name, values)) for name in reader.params.metadata}
+    return {name: clean_text(text, name, cleaner)[:_LONGEST_METADATA] for name, text in texts.items()}
+
+
+def _split_value(reader: RowReader, values: Mapping[str, Any], split: Split) -> str | None:
+    """Only rows of train are divided, so those of other files may lack the field."""
+    field = reader.params.group_field or reader.params.split.field
+    if field is None:
+        return None
+    try:
+        text = as_text(field, reader.value(field, values))
+    except RejectedRow:
+        if split == "train":
+            raise
+        return None
+    check_surrogates(text, field)
+    return text
 
 
 def _content(texts: Texts) -> list[str]:

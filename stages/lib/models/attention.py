@@ -1,14 +1,13 @@
 """Attention over packed examples: each example attends only to its own tokens. Otherwise either linear layers would
 compute pads, or attention would need a mask over all examples together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -16,62 +15,113 @@ SDPA_VARLEN = "sdpa_varlen"  # for `set_attn_implementation`: sdpa, computed by 
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Examples of similar length, whose attention is computed together: B rows of L places, pads on the right, which no
-    token sees."""
+class Segments:
+    """Where the N tokens of a row go for attention. A segment is examples of similar length, computed together: B rows
+    of L places, pads on the right. All segments together have P places."""
 
-    tokens: slice  # of the one row
-    shape: tuple[int, int]  # B, L
-    places: Tensor  # of each of the n tokens among the B * L; int64
-    token_at: Tensor  # of each of the B * L places, n at a pad; int64
+    shapes: Sequence[tuple[int, int]]  # B, L of each segment
+    masks: Sequence[Tensor | None]  # (B, 1, 1, L) of each segment, true at a token; None where it has no pads
+    places: Tensor  # (N): of each token, among the P
+    token_at: Tensor  # (P): the token at each place; at a pad any, since nothing reads it
 
-    def padded(self, states: Tensor) -> Tensor:
-        """(1, heads, N, size) of all tokens -> (B, heads, L, size) of this segment."""
-        own = states[0].transpose(0, 1)[self.tokens]
-        if self._has_pads():
-            own = _Reordered.apply(own, self.token_at, self.places)
-        return own.unflatten(0, self.shape).transpose(1, 2)
+    def padded(self, states: Tensor) -> list[Tensor]:
+        """(1, heads, N, size) -> (B, heads, L, size) of each segment."""
+        rows = states.squeeze(0).transpose(0, 1)
+        if self._have_pads():
+            rows = _Padded.apply(rows, self.token_at, self.places)
+        parts = rows.split([count * longest for count, longest in self.shapes])
+        return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def unpadded(self, states: Tensor) -> Tensor:
-        """(B, L, heads, size) -> (n, heads, size) of its n tokens."""
-        rows = states.flatten(0, 1)
-        return _Reordered.apply(rows, self.places, self.token_at) if self._has_pads() else rows
+    def unpadded(self, parts: Sequence[Tensor]) -> Tensor:
+        """(B, L, heads, size) of each segment -> (1, N, heads, size)."""
+        rows = torch.cat([part.flatten(0, 1) for part in parts])
+        if self._have_pads():
+            rows = _Unpadded.apply(rows, self.places)
+        return rows.unsqueeze(0)
 
-    def _has_pads(self) -> bool:
+    def _have_pads(self) -> bool:
         return len(self.places) < len(self.token_at)
 
 
-class _Reordered(torch.autograd.Function):
-    """Rows in a new order, and gradients in the old one. Both are lookups: torch does not know that no row is used
-    twice, and would add up the gradients one by one. The index after the last row means a row of zeros."""
+@dataclass(frozen=True)
+class SegmentPairs:
+    """Those of an encoder and of its decoder, for the same examples in the same order."""
+
+    source: Segments
+    target: Segments
+
+
+class _Padded(torch.autograd.Function):
+    """Tokens to places. No gradient reaches a pad, so that of a token is the one at its place. Torch does not know
+    this, and would add up gradients row by row."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
-        ctx.back = back
-        return _looked_up(rows, order)
+    def forward(ctx: Any, rows: Tensor, token_at: Tensor, places: Tensor) -> Tensor:
+        ctx.places = places
+        return rows.index_select(0, token_at)
 
     @staticmethod
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _looked_up(gradients, ctx.back), None, None
+        return gradients.index_select(0, ctx.places), None, None
 
 
-def _looked_up(rows: Tensor, order: Tensor) -> Tensor:
-    if len(order) > len(rows):  # with pads
-        rows = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
-    return rows.index_select(0, order)
+class _Unpadded(torch.autograd.Function):
+    """Places to tokens. The gradient of a pad is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
+        ctx.places, ctx.count = places, len(rows)
+        return rows.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:
+        blank = gradients.new_zeros(ctx.count, *gradients.shape[1:])
+        return blank.index_copy_(0, ctx.places, gradients), None
 
 
-def segments(lengths: Tensor, segment_sizes: Tensor, device: torch.device) -> Iterator[Segment]:
-    """The segments of examples of these lengths (B): the first `segment_sizes[0]` examples make the first segment."""
-    begins = [0, *accumulate(lengths.tolist())]
-    for first, end in pairwise([0, *accumulate(segment_sizes.tolist())]):
-        own = lengths[first:end]
-        longest = int(own.max())
-        is_token = (torch.arange(longest) < own[:, None]).flatten()  # (B * L)
-        places = is_token.nonzero().flatten()
-        token_at = torch.where(is_token, is_token.cumsum(0) - 1, len(places))
-        shape, tokens = (end - first, longest), slice(begins[first], begins[end])
-        yield Segment(tokens, shape, places.to(device), token_at.to(device))
+def segments(lengths: Tensor, segment_sizes: Tensor, device: torch.device) -> Segments:
+    """Of examples of these lengths (B): the first `segment_sizes[0]` examples make the first segment."""
+    own = lengths.split(segment_sizes.tolist())
+    shapes = [(len(part), int(part.max())) for part in own]
+    are_tokens = [torch.arange(longest) < part[:, None] for part, (_, longest) in zip(own, shapes, strict=True)]
+    is_token = torch.cat([each.flatten() for each in are_tokens])
+    return Segments(
+        shapes,
+        [None if each.all() else each[:, None, None].to(device) for each in are_tokens],
+        is_token.nonzero().flatten().to(device),
+        (is_token.cumsum(0) - 1).to(device),
+    )
+
+
+def use_segments(network: PreTrainedModel) -> None:
+    """Lets the network compute packed examples: `segments`, an argument of its forward pass, says where they are."""
+    network.set_attn_implementation(SDPA_VARLEN)
+    for module in relative_attention(network):
+        module.register_forward_pre_hook(_with_short_bias, with_kwargs=True)
+
+
+def without_segments(network: PreTrainedModel) -> None:
+    """The network as it was before `use_segments`. Some compute otherwise with an attention whose name they do not know
+    (DeepSeek V3.2, Doge), which only packed examples are worth trying."""
+    if network.config._attn_implementation == SDPA_VARLEN:
+        network.set_attn_implementation("sdpa")
+
+
+def relative_attention(network: nn.Module) -> list[nn.Module]:
+    """The modules of attention that add a bias for the distance of two tokens (T5)."""
+    return [module for module in network.modules() if hasattr(module, "compute_bias")]
+
+
+def _with_short_bias(module: Any, inputs: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A bias for the longest example, in place of one for the whole row: it depends on distances only."""
+    if options.get("segments") is None or options.get("position_bias", inputs) is not None:
+        return inputs, options
+    queries, keys = _sides(module, options["segments"])
+    if module.has_relative_attention_bias:
+        bias = module.compute_bias(*(max(longest for _, longest in side.shapes) for side in (queries, keys)))
+    else:
+        bias = torch.zeros(1, module.n_heads, 1, 1, device=queries.places.device)
+    return inputs, options | {"position_bias": bias}
 
 
 def _attention(
@@ -80,20 +130,39 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    segments: Sequence[Segment] | None = None,
+    segments: Segments | SegmentPairs | None = None,
+    position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     if segments is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **options)
+    if attention_mask is not None:  # one that the network has made itself, such as Doge's
+        raise ValueError("packed examples can have no other mask than their segments")
+    queries, keys = _sides(module, segments)
+    # a causal token does not see the pads on its right
+    masks = [None] * len(keys.shapes) if _is_causal(module) else keys.masks
     outputs = []
-    for segment in segments:
-        own = segment.padded(query), segment.padded(key), segment.padded(value)
-        outputs.append(segment.unpadded(sdpa_attention_forward(module, *own, None, **options)[0]))
-    return torch.cat(outputs).unsqueeze(0), None
+    for part in zip(queries.padded(query), keys.padded(key), keys.padded(value), masks, strict=True):
+        bias = None if position_bias is None else position_bias[:, :, : part[0].shape[2], : part[1].shape[2]]
+        outputs.append(sdpa_attention_forward(module, *part, position_bias=bias, **options)[0])
+    return queries.unpadded(outputs), None
+
+
+def _sides(module: Any, segments: Segments | SegmentPairs) -> tuple[Segments, Segments]:
+    """Of the queries and of the keys."""
+    if isinstance(segments, Segments):
+        return segments, segments
+    if not module.is_decoder:
+        return segments.source, segments.source
+    return segments.target, segments.target if _is_causal(module) else segments.source
+
+
+def _is_causal(module: nn.Module) -> bool:
+    return bool(getattr(module, "is_causal", True))
 
 
 def _mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """None for packed examples, which have no mask: each segment is causal by itself."""
+    """None for packed examples: attention within segments has masks of its own."""
     return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 

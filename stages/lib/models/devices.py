@@ -69,6 +69,11 @@ def uses_bfloat16(precision: str) -> bool:
     return precision != "float32" and _has_bfloat16()
 
 
+def autocast(precision: str) -> torch.autocast:
+    """The precision of training, for forward passes."""
+    return torch.autocast(own_device().type, torch.bfloat16, uses_bfloat16(precision))
+
+
 def peak_memory() -> int:
     """Bytes: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():

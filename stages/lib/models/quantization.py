@@ -1,6 +1,6 @@
 """Frozen weights in 4 bits, NormalFloat, below adapters (QLoRA: Dettmers et al. 2023)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -9,29 +9,29 @@ from transformers import PreTrainedModel
 from stages.lib.core.process import UserError
 
 
-def quantize(network: PreTrainedModel, heads: Sequence[str]) -> None:
-    """Quantizes linear layers to 4 bits, in place. Excluded are the output layer, `heads` (names of children with new
-    weights), and layers that the architecture itself keeps in full precision, such as T5's `wo`.
+def quantize(network: PreTrainedModel, kept: Collection[str]) -> None:
+    """Quantizes linear layers to 4 bits, in place. Excluded are the output layer, other layers outside of the stacks,
+    `kept` (names of layers), and those that the architecture itself keeps in full precision, such as T5's `wo`.
 
     Raises:
         UserError: bitsandbytes is not installed, or there is no such layer.
     """
     kernels = _bitsandbytes()
-    kept = getattr(network, "_keep_in_fp32_modules", None) or ()
-    excluded = {network.get_output_embeddings(), *(part for name in heads for part in getattr(network, name).modules())}
+    precise = getattr(network, "_keep_in_fp32_modules", None) or ()
+    output = network.get_output_embeddings()
     found = [
-        (parent, name, layer)
-        for parent, name, layer in _children(network, nn.Linear)
-        if layer not in excluded and parent is not network and name not in kept
+        (name, layer)
+        for name, layer in _layers(network, nn.Linear)
+        if layer is not output and "." in name and name not in kept and name.rpartition(".")[2] not in precise
     ]
     if not found:
         raise UserError(f"fit -> adapters -> quantize: {type(network).__name__} has no linear layers inside")
-    for parent, name, layer in found:
+    for name, layer in found:
         small = kernels.nn.Linear4bit(layer.in_features, layer.out_features, quant_type="nf4")
         small.weight = kernels.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
         small.bias = layer.bias
         small.support_avx512bf16_for_cpu = False  # it would repack weights in place, and adapters would learn nothing
-        setattr(parent, name, small.to(layer.weight.device))
+        network.set_submodule(name, small.to(layer.weight.device))
 
 
 def is_quantized(network: nn.Module) -> bool:
@@ -48,12 +48,12 @@ def dequantize(network: nn.Module) -> None:
     """Replaces quantized layers, in place and on the CPU, by float32 weights with exactly the values that training
     used."""
     kernels = _bitsandbytes()
-    for parent, name, small in _children(network, kernels.nn.Linear4bit):
+    for name, small in _layers(network, kernels.nn.Linear4bit):
         layer = nn.Linear(small.in_features, small.out_features, bias=False)
         layer.weight.data = kernels.functional.dequantize_4bit(small.weight.data, small.weight.quant_state).cpu()
         if small.bias is not None:
             layer.bias = nn.Parameter(small.bias.float().cpu())
-        setattr(parent, name, layer)
+        network.set_submodule(name, layer)
 
 
 def _bitsandbytes() -> Any:
@@ -64,9 +64,6 @@ def _bitsandbytes() -> Any:
     return bitsandbytes
 
 
-def _children(network: nn.Module, layer_class: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Every module of exactly this class, with its parent and its name there."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is layer_class:
-                yield parent, name, child
+def _layers(network: nn.Module, layer_class: type[nn.Module]) -> list[tuple[str, Any]]:
+    """Every module of exactly this class, with its name."""
+    return [(name, module) for name, module in network.named_modules() if type(module) is layer_class]

@@ -1,10 +1,12 @@
 """Section `fit`: the settings of one training run. The trials of tuning and the final training run share them."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.lib.core.params import Section
+from stages.lib.core.params import Section, suggestion
+from stages.lib.core.process import UserError
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -27,6 +29,8 @@ class Adapters(Section):
     alpha: Count = 16
     dropout: Fraction = 0.0
     target_modules: Annotated[list[str], Field(min_length=1)] | None = None
+    modules_to_save: list[str] = Field(default_factory=list)
+    rank_stabilized: bool = False
     quantize: bool = False
 
 
@@ -34,11 +38,17 @@ class Fit(Section):
     batch_size: Count
     batch_tokens: Count | None
     micro_batch_tokens: Count | None
+    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "muon"]
     learning_rate: Positive
-    schedule: Literal["cosine", "linear", "constant"]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    schedule: Literal["cosine", "linear", "constant", "wsd", "cosine_restarts"]
     warmup_fraction: Fraction
+    decay_fraction: Fraction
+    cycles: Count
+    final_fraction: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
     label_smoothing: Fraction
+    class_weights: Literal["balanced"] | dict[str, Positive] | None
     dropout: Fraction | None
     l1: Annotated[float, Field(ge=0)]
     neftune_alpha: Annotated[float, Field(ge=0)]
@@ -52,3 +62,18 @@ class Fit(Section):
     freeze: Freeze
     adapters: Adapters | None
     seed: Annotated[int, Field(ge=0)]
+
+
+def check_class_weights(settings: Fit, labels: Sequence[str]) -> None:
+    """Raises UserError unless each label, named by its word, has a weight, and nothing else has one."""
+    weights, place = settings.class_weights, "params.yaml: fit -> class_weights"
+    if weights is not None and not labels:
+        raise UserError(f"{place}: this scenario has no labels; write null")
+    if isinstance(weights, dict):
+        lines = [
+            f"{place} -> {name}: no such label{suggestion(name, labels)}" for name in weights if name not in labels
+        ]
+        if missing := [label for label in labels if label not in weights]:
+            lines.append(f"{place}: no weight of {', '.join(missing)}; give one to each label, usually 1.0")
+        if lines:
+            raise UserError(lines)

@@ -168,6 +168,32 @@ class Limits(Section):
     max_leak_fraction: Fraction
 
 
+class Mixed(Section):
+    """Further rows of train: how they are read, and their share of its examples."""
+
+    files: Files
+    hub: Hub | None = None
+    reading: Reading = Reading()
+    extract: dict[str, Extract] = Field(default_factory=dict)
+    source: str | None = None
+    target: str | list[str] | None = None
+    messages: str | list[str] | None = None
+    conversation: Conversation = Conversation()
+    share: Annotated[float, Field(gt=0, lt=1)]
+
+    @field_validator("files")
+    @classmethod
+    def _inside_folder(cls, files: Files) -> Files:
+        _check_inside(files)
+        return files
+
+    @field_validator("source", "target")
+    @classmethod
+    def _are_templates(cls, value: object, info: ValidationInfo) -> object:
+        _check_templates(value, str(info.field_name))
+        return value
+
+
 class Task(Section):
     """The part of a scenario."""
 
@@ -187,6 +213,7 @@ class Task(Section):
     split: SplitRule = SplitRule()
     metadata: list[str] = Field(default_factory=list)
     known_ngrams: str | None = None
+    mix: dict[str, Mixed] = Field(default_factory=dict)
 
 
 class Prepare(Task):
@@ -204,9 +231,7 @@ class Prepare(Task):
     @field_validator("train", "validation", "test", "known_ngrams")
     @classmethod
     def _inside_folder(cls, files: Files | None) -> Files | None:
-        for name in [] if files is None else [files] if isinstance(files, str) else files.values():
-            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                raise ValueError(f"`{name}` is outside the scenario's folder, so DVC would not see it change")
+        _check_inside(files)
         return files
 
     @field_validator("source", "target")
@@ -214,11 +239,7 @@ class Prepare(Task):
     def _are_templates(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, dict) and "train" not in value:
             raise ValueError("give the template of train; validation and test have the same unless they name their own")
-        if value is not None and not any(True for _ in _templates(value)):
-            raise ValueError("it names no column")
-        for template in _templates(value):
-            if not Template(template).fields:
-                raise ValueError(f"`{template}` names no column; write one in braces, such as {{{info.field_name}}}")
+        _check_templates(value, str(info.field_name))
         return value
 
     @field_validator("labels", mode="before")
@@ -245,6 +266,16 @@ class Prepare(Task):
         for a test split whose answers nobody knows."""
         found = _of_split(self.target, split)
         return [] if found is None else [found] if isinstance(found, str) else found
+
+    def mixed(self, name: str | None) -> "Prepare":
+        """How the rows of this entry of `mix` are read: as if they were all that train has. Each is an example of its
+        own. With None: as this section says."""
+        if name is None:
+            return self
+        own = self.mix[name]
+        read: dict[str, Any] = {part: getattr(own, part) for part in Mixed.model_fields if part in Task.model_fields}
+        alone: dict[str, Any] = {"validation": None, "test": None, "split": SplitRule(), "metadata": []}
+        return self.model_copy(update={"train": own.files, **read, **alone, "group_references": False, "mix": {}})
 
     @property
     def message_fields(self) -> list[str]:
@@ -283,9 +314,45 @@ class Prepare(Task):
             raise ValueError("target: free text without its text is nothing; name the field of test too")
         if self.source is None and self.messages is None and self.duplicates.compare == "source":
             raise ValueError("duplicates -> compare: without a source template there is no source to compare")
+        for name, own in self.mix.items():
+            self._check_mixed(f"mix -> {name}", own)
+        if sum(own.share for own in self.mix.values()) >= 1:
+            raise ValueError("mix: the shares leave nothing to the scenario's own examples")
         if self.hub is not None and any(isinstance(files, dict) for files in (self.train, self.validation, self.test)):
             raise ValueError("train, validation, test: with `hub` they are names of its splits")
         return self
+
+    def _check_mixed(self, place: str, own: Mixed) -> None:
+        if self.messages is not None and own.messages is None:
+            raise ValueError(f"{place}: the scenario has conversations; name the field of its `messages`")
+        if self.messages is None and own.target is None:
+            raise ValueError(f"{place}: the scenario has no conversations; give `target` (and `source`)")
+        if own.messages is not None and (own.target is not None or own.source is not None):
+            raise ValueError(
+                f"{place}: with `messages`, the turns before an answer are its source; leave the others out"
+            )
+        if own.source is not None and self.source is None:
+            raise ValueError(f"{place} -> source: the scenario has free text; leave it out")
+        if own.source is None and self.labels is not None:
+            raise ValueError(f"{place}: a label answers a source; give `source`")
+        if own.source is None and self.messages is None and self.duplicates.compare == "source":
+            raise ValueError(f"{place}: with duplicates -> compare: source, every row needs one; give `source`")
+        if own.hub is not None and isinstance(own.files, dict):
+            raise ValueError(f"{place} -> files: with `hub` it is the name of its split")
+
+
+def _check_inside(files: Files | None) -> None:
+    for name in [] if files is None else [files] if isinstance(files, str) else files.values():
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"`{name}` is outside the scenario's folder, so DVC would not see it change")
+
+
+def _check_templates(value: object, place: str) -> None:
+    if value is not None and not any(True for _ in _templates(value)):
+        raise ValueError("it names no column")
+    for template in _templates(value):
+        if not Template(template).fields:
+            raise ValueError(f"`{template}` names no column; write one in braces, such as {{{place}}}")
 
 
 def _as_text(value: Any) -> Any:

@@ -1,11 +1,21 @@
 """Section `tune_hyperparameters`: the search over settings of `fit`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from stages.lib.core.params import Section, suggestion
+from stages.lib.core.process import UserError
 from stages.lib.params.fit import Fit
+
+# settings that are read only if another one has one of these values
+_READ_WITH: Mapping[str, tuple[str, Sequence[str | None]]] = {
+    "batch_size": ("batch_tokens", [None]),
+    "decay_fraction": ("schedule", ["wsd"]),
+    "cycles": ("schedule", ["cosine_restarts"]),
+    "final_fraction": ("schedule", ["cosine", "linear", "wsd", "cosine_restarts"]),
+}
 
 
 class Dimension(Section):
@@ -45,7 +55,7 @@ class TuneHyperparameters(Section):
         for name, dimension in search.items():
             if name not in Fit.model_fields:
                 raise ValueError(f"{name}: no such parameter of fit{suggestion(name, Fit.model_fields)}")
-            if name in ("freeze", "adapters"):
+            if name in ("freeze", "adapters", "class_weights"):
                 raise ValueError(f"{name}: only settings of one value can be searched")
             form: Any = Annotated[Fit.model_fields[name].annotation, Fit.model_fields[name]]
             allowed = TypeAdapter[Any](form)
@@ -56,3 +66,18 @@ class TuneHyperparameters(Section):
                 except ValidationError as error:
                     raise ValueError(f"{name}: {error.errors()[0]['msg']}, found {value!r}") from None
         return search
+
+
+def check_search(params: TuneHyperparameters, fit: Fit) -> None:
+    """Raises UserError for searched settings that no trial would read."""
+    lines = []
+    for name, (decisive, values) in _READ_WITH.items() if params.trials else ():
+        chosen = params.search[decisive].ends() if decisive in params.search else [getattr(fit, decisive)]
+        if name in params.search and not set(values) & set(chosen):
+            wanted = " or ".join("null" if value is None else value for value in values)
+            lines.append(
+                f"params.yaml: tune_hyperparameters -> search -> {name}: only read with fit -> {decisive}: {wanted}; "
+                f"write that, or delete this search"
+            )
+    if lines:
+        raise UserError(lines)

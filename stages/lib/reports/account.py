@@ -13,6 +13,7 @@ _WORDS = {
     "lines.read": "lines in the files",
     "lines.kept": "lines of kept rows",
     "lines.rejected": "lines of rejected rows",
+    "lines.not_drawn": "lines of rows that mixing has not drawn",
     "lines.header": "lines of headers",
     "lines.blank": "blank lines",
     "lines.comment": "lines of comments",

@@ -2,24 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.integrations.neftune import neftune_post_forward_hook
 
 
 @contextmanager
 def neftune_noise(network: nn.Module, alpha: float) -> Iterator[None]:
-    """Adds noise in every stack of the model. Trainer's own option adds it to one embedding table, which the stacks of
-    T5 and BART do not read.
+    """Adds noise in every stack of the model, since the stacks of T5 and BART do not read one embedding table.
 
     Args:
         alpha: noise is uniform within ± alpha / sqrt(tokens of a row * width); 0 is no noise.
     """
-    tables = _token_tables(network) if alpha else []
-    for table in tables:
-        vars(table)["neftune_noise_alpha"] = alpha
-    hooks = [table.register_forward_hook(neftune_post_forward_hook) for table in tables]
+
+    def add_noise(table: nn.Module, inputs: Any, embeddings: Tensor) -> Tensor:
+        if not table.training:
+            return embeddings
+        tokens, width = embeddings.shape[-2:]
+        limit = alpha / (tokens * width) ** 0.5
+        return embeddings + torch.empty_like(embeddings).uniform_(-limit, limit)
+
+    hooks = [table.register_forward_hook(add_noise) for table in _token_tables(network)] if alpha else []
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from stages.lib.core.worker_pool import prefetched
@@ -17,25 +18,27 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BatchSampler(Sampler[list[int]]):
-    """Every example once an epoch, in a new random order, which depends on the seed and the epoch only.
+    """Every example once an epoch, in a new random order, which depends on the seed and the epoch only. Epochs follow
+    one another without end.
 
     A batch has `fit.batch_size` examples, or about `fit.batch_tokens` tokens, sorted by length. Process `rank` of
     `world_size` gets every world_size-th example of it, so that all processes get examples of similar length.
+
+    Args:
+        done: updates that were made before; the first batch is the one after them.
     """
 
-    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, lengths: Indices, settings: Fit, rank: int = 0, world_size: int = 1, done: int = 0) -> None:
         self._lengths, self._settings = lengths, settings
-        self._rank, self._world_size, self._epoch = rank, world_size, 0
+        self._rank, self._world_size, self._done = rank, world_size, done
         self._count = batches_per_epoch(lengths, settings)
 
-    def __len__(self) -> int:
-        return self._count
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self._rank :: self._world_size].tolist() for batch in self.batches(self._epoch))
+        epoch, place = divmod(self._done, self._count)
+        while True:
+            for batch in self.batches(epoch)[place:]:
+                yield batch[self._rank :: self._world_size].tolist()
+            epoch, place = epoch + 1, 0
 
     def at(self, step: int) -> list[int]:
         """The whole batch of an update; updates are counted from 0."""
@@ -68,7 +71,7 @@ def batches_per_epoch(lengths: Indices, settings: Fit) -> int:
 
 
 class UpdateLoader(DataLoader[Any]):
-    """Loads this process's share of each update. Trainer calls `set_epoch`, since each epoch has its own order."""
+    """Loads this process's share of each update, without end."""
 
     def __init__(
         self,
@@ -83,15 +86,12 @@ class UpdateLoader(DataLoader[Any]):
             collate_fn=collate,
             num_workers=workers,
             worker_init_fn=_ignore_sigterm,
+            generator=torch.Generator(),  # else it would draw from the one of dropout
         )
-        self._order = sampler
 
     def __iter__(self) -> Iterator[UpdateBatch]:  # type: ignore[override]
         """Makes each batch while the one before it is computed."""
         return prefetched(super().__iter__())
-
-    def set_epoch(self, epoch: int) -> None:
-        self._order.set_epoch(epoch)
 
 
 def _ignore_sigterm(worker: int) -> None:

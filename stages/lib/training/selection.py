@@ -18,7 +18,7 @@ from stages.lib.models.families import interface_of
 from stages.lib.params.predict import Predict
 from stages.lib.params.train import FitSettings
 from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample
-from stages.lib.training.trainer import Scorer
+from stages.lib.training.validation import Scorer
 
 Texts = Sequence[str]
 References = Sequence[list[str]]  # of each text

@@ -1,7 +1,8 @@
 """How the stages use a model, whatever its class: how it is made, its batches, and the logits of its targets."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+import inspect
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,13 @@ Batch = dict[str, Tensor]
 Side = Literal["left", "right"]
 
 
+class Loaded(NamedTuple):
+    """A network, and the names of the weights that its checkpoint does not have: they are random."""
+
+    network: PreTrainedModel
+    new: set[str]
+
+
 class ModelInterface(Protocol):
     """B is the number of examples in a batch; S and T are the longest source and target among them, in tokens."""
 
@@ -26,18 +34,32 @@ class ModelInterface(Protocol):
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         """Random weights. Raises ValueError, TypeError or RuntimeError where the settings are not valid."""
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
+    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
         """The weights of a checkpoint, and random ones where it has none. The model has at least `tokens` embeddings.
         Raises OSError, ValueError or RuntimeError."""
 
     def training_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
         """Padded tensors; `labels` (B, T) is IGNORED where there is no loss."""
 
+    def may_pack(self, network: PreTrainedModel) -> bool:
+        """Whether the network, with its present attention, may compute packed batches right; numbers have to show it
+        (`layouts.choose_layout`)."""
+
+    def packed_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
+        """Examples end to end in one row, without pads; attention stays within an example. Only where `may_pack`.
+
+        input_ids are (1, N), labels (1, T). lengths and label_counts (B) are the numbers of input_ids and of labels of
+        each example. segment_sizes are the numbers of examples whose attention is computed together.
+        """
+
     def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
-        """The inputs of generation: tensors of (B, S)."""
+        """The sources that a model continues: tensors of (B, S)."""
+
+    def generation_inputs(self, network: PreTrainedModel, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
+        """The arguments of the network's `generate`, on its device."""
 
     def target_logits(self, network: nn.Module, batch: Batch) -> Tensor:
-        """Logits (B, T, vocabulary), each at the position of the label that it predicts."""
+        """Logits (B, T, vocabulary), or (1, T, vocabulary) if packed, each of the label that it predicts."""
 
 
 class OneClass:
@@ -49,8 +71,20 @@ class OneClass:
         network: PreTrainedModel = self.auto_class.from_config(config)
         return network
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> PreTrainedModel:
-        return with_embeddings(self.auto_class.from_pretrained(place, config=config, **options), tokens)
+    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
+        return with_new_tokens(load(self.auto_class, place, config, **options), tokens)
+
+    def may_pack(self, network: PreTrainedModel) -> bool:
+        return False
+
+    def packed_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
+        raise NotImplementedError
+
+    def prompt_batch(self, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
+        raise NotImplementedError
+
+    def generation_inputs(self, network: PreTrainedModel, sources: Sequence[Sequence[int]], pad_id: int) -> Batch:
+        return on_device(self.prompt_batch(sources, pad_id), network)
 
 
 class WithEncoder(OneClass):
@@ -73,7 +107,12 @@ def attention_mask(rows: Sequence[Sequence[int]], side: Side) -> Tensor:
     return padded([[1] * len(row) for row in rows], 0, side)
 
 
-_LAYOUT = {"lengths", "segment_sizes"}  # of a packed batch: Python code reads them, and would wait for a GPU
+def is_packed(batch: Batch) -> bool:
+    return "lengths" in batch
+
+
+# of a packed batch: Python code reads them, and would wait for a GPU
+_LAYOUT = {"lengths", "label_counts", "segment_sizes"}
 
 
 def on_device(batch: Batch, network: PreTrainedModel) -> Batch:
@@ -89,18 +128,48 @@ def target_labels(example: TokenizedExample) -> list[int]:
     return labels
 
 
+def load(auto_class: Any, place: str, config: PreTrainedConfig, **options: Any) -> Loaded:
+    """The weights of a checkpoint. Raises OSError, ValueError or RuntimeError."""
+    network, report = auto_class.from_pretrained(place, config=config, output_loading_info=True, **options)
+    return Loaded(network, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+
+
+def with_new_tokens(loaded: Loaded, tokens: int) -> Loaded:
+    """With embeddings for at least so many tokens. Those of new tokens are random, so their tables count as new."""
+    network: Any = loaded.network
+    if tokens <= len(network.get_input_embeddings().weight):
+        return loaded
+    with_embeddings(network, tokens)
+    tables = (network.get_input_embeddings(), network.get_output_embeddings())
+    grown = {name for name, module in network.named_modules() if any(module is table for table in tables)}
+    return Loaded(network, loaded.new | {f"{name}.weight" for name in grown})
+
+
 def with_embeddings(network: PreTrainedModel, tokens: int) -> PreTrainedModel:
     """The same network, with embeddings for at least so many tokens."""
     embeddings: Any = network.get_input_embeddings()
-    if tokens > embeddings.num_embeddings:
+    if tokens > len(embeddings.weight):
         network.resize_token_embeddings(tokens)
     return network
 
 
 def unwrap(network: nn.Module) -> PreTrainedModel:
-    """The network without the wrappers of data parallelism, torch.compile and adapters."""
+    """The network without the wrappers of data parallelism and torch.compile."""
     while isinstance(inner := getattr(network, "module", getattr(network, "_orig_mod", None)), nn.Module):
         network = inner
-    base_model: Any = getattr(network, "get_base_model", None)  # of peft, which takes seconds to import
-    unwrapped: Any = base_model() if base_model else network
-    return unwrapped
+    return cast(PreTrainedModel, network)
+
+
+def accepted_arguments(network: nn.Module) -> Collection[str]:
+    """Names of the arguments of the network's `forward`."""
+    return inspect.signature(type(unwrap(network)).forward).parameters.keys()
+
+
+def packs_by_positions(network: nn.Module) -> bool:
+    """Whether attention finds the examples of a packed row, by segments or by positions that begin again."""
+    return attention_of(network) not in ("eager", "sdpa") and "position_ids" in accepted_arguments(network)
+
+
+def attention_of(network: nn.Module) -> str:
+    """The implementation of attention that the network uses."""
+    return str(unwrap(network).config._attn_implementation)

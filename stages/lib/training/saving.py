@@ -1,0 +1,115 @@
+"""The trained model on disk: its adapter, and the whole model, which is opened again and compared with the one in
+memory."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stages.lib.core.files import write_json
+from stages.lib.core.process import UserError
+from stages.lib.models.devices import autocast, uses_bfloat16
+from stages.lib.models.families import interface_of
+from stages.lib.models.loading import trained_model
+from stages.lib.models.losses import example_losses
+from stages.lib.params.model import Model
+from stages.lib.records.tokenized_examples import TokenizedDataset
+from stages.lib.training.adapters import has_adapters, merge_adapters, modules_in_full
+
+_CHECKED_EXAMPLES, _CHECKED_TOKENS = 200, 1 << 14  # at most
+_BATCH_SIZE, _BATCH_TOKENS = 16, 2048
+_TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "classifier": "SEQ_CLS"}  # as peft calls them
+
+
+def save(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base: Model,
+    validation: TokenizedDataset,
+    precision: str,
+    target: Path,
+    reported: float | None = None,
+) -> None:
+    """Writes adapter/ and model/. Merges adapters, and leaves the network without weights, to have room for the one on
+    disk.
+
+    Args:
+        base: the model before training.
+        validation: examples for the comparison, as `checked_part` counts them.
+        precision: of training.
+        reported: the loss on these examples, in nats a target token, that training has reported for these weights.
+
+    Raises:
+        UserError: the model on disk has another loss.
+    """
+    device = network.device
+    in_memory = _mean_loss(network, validation, precision)
+    _save_adapter(network, base, target / "adapter")
+    merged: Any = merge_adapters(network)
+    merged.save_pretrained(target / "model")
+    tokenizer.save_pretrained(target / "model")
+    merged.to("meta")
+    saved: Any = trained_model(target / "model", base.trust_remote_code is not None)
+    on_disk = _mean_loss(saved.to(device), validation, precision)
+    for expected in (in_memory, reported):
+        if expected is not None and not abs(on_disk - expected) <= _rounding(expected, precision):  # also of NaN
+            raise UserError(
+                f"train: {target / 'model'} is not the model that was trained: opened again, it has a loss of "
+                f"{on_disk:.4f} on validation examples that had {expected:.4f}; choose another model, or change "
+                f"fit.adapters, and please report it"
+            )
+
+
+def checked_part(validation: TokenizedDataset) -> int:
+    """How many examples, from the first on, are compared."""
+    within = int((validation.lengths().cumsum() <= _CHECKED_TOKENS).sum())
+    return max(1, min(within, _CHECKED_EXAMPLES))
+
+
+def _save_adapter(network: PreTrainedModel, base: Model, folder: Path) -> None:
+    """Writes what plain peft opens on the base model: adapter_model.safetensors and adapter_config.json. Without
+    adapters the folder is empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not has_adapters(network):
+        return
+    from peft import get_peft_model_state_dict  # it takes seconds to import
+
+    full = list(modules_in_full(network))
+    weights = get_peft_model_state_dict(network, save_embedding_layers=False)
+    for module in full:
+        weights |= {f"{module}.{name}": own for name, own in network.get_submodule(module).state_dict().items()}
+    # a shared weight is written under each of its names: peft knows no sharing
+    on_disk = {f"base_model.model.{name}": own.cpu().contiguous().clone() for name, own in weights.items()}
+    save_file(on_disk, folder / "adapter_model.safetensors", {"format": "pt"})
+    write_json(folder / "adapter_config.json", _adapter_config(network, base, full))
+
+
+def _adapter_config(network: Any, base: Model, full: list[str]) -> dict[str, Any]:
+    values = network.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": _public_name(base),
+        "revision": base.revision if base.hub_name else None,
+        "task_type": _TASKS[interface_of(network).name],
+        "modules_to_save": full or None,
+        "inference_mode": True,
+    }
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+
+
+def _public_name(base: Model) -> str | None:
+    """Without a path of this machine."""
+    if base.scratch is not None:
+        return None
+    path = Path(base.name_or_path)
+    return path.name if path.is_absolute() else base.name_or_path
+
+
+def _mean_loss(network: PreTrainedModel, examples: TokenizedDataset, precision: str) -> float:
+    with autocast(precision):
+        losses = list(example_losses(network, examples, _BATCH_SIZE, _BATCH_TOKENS))
+    return sum(loss for _, loss, _ in losses) / sum(tokens for _, _, tokens in losses)
+
+
+def _rounding(loss: float, precision: str) -> float:
+    """How far two ways to compute this loss may differ, in nats: an adapter beside a weight or in it, other batches."""
+    return 0.02 + 0.02 * loss if uses_bfloat16(precision) else 1e-4 + 1e-3 * loss
