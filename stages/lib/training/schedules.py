@@ -31,7 +31,8 @@ def _height(settings: Fit, progress: float, after_warmup: float) -> float:
         case "cosine":
             return _cosine(after_warmup)
         case "cosine_restarts":  # Loshchilov and Hutter 2017, with cycles of equal length
-            return _cosine(round(settings.cycles * after_warmup, 12) % 1)  # rounded: a cycle begins at a whole number
+            turns = round(settings.cycles * after_warmup, 12)  # rounded: a cycle begins at a whole number
+            return _cosine(turns % 1 if turns < settings.cycles else 1.0)
         case "wsd":  # warm-up, stable, decay (Hu et al. 2024), which is linear (Hägele et al. 2024)
             decay = min(settings.decay_fraction, 1 - settings.warmup_fraction)
             return min(1.0, (1 - progress) / decay) if decay else 1.0
