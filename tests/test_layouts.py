@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.core.process import UserError
 from stages.lib.generation.decoding import choose_labels, decode
+from stages.lib.models.devices import autocast
 from stages.lib.models.families import interface_of
 from stages.lib.models.layouts import Layout, allowed_groups, check_causal, choose_layout
 from stages.lib.models.loading import base_model
@@ -104,6 +105,18 @@ def test_losses_and_gradients_of_the_chosen_layout_are_those_of_plain_transforme
     assert loss.item() == pytest.approx(expected.item(), rel=2e-5)
     difference = (gradients(network, loss) - expected_gradients).norm()
     assert difference <= 2e-3 * expected_gradients.norm()
+
+
+def test_checks_compute_forward_and_backward_in_float32_whatever_the_precision_of_training() -> None:
+    tokens, network = causal(tiny.ARCHITECTURE)
+    rounded = list[bool]()
+    for layer in network.modules():
+        layer.register_forward_hook(lambda *_: rounded.append(torch.is_autocast_enabled("cpu")))
+        layer.register_full_backward_hook(lambda *_: rounded.append(torch.is_autocast_enabled("cpu")))
+    with autocast("bfloat16"):
+        check_causal(network, examples_of(tokens))
+        choose_layout(network, examples_of(tokens))
+    assert rounded and not any(rounded)
 
 
 @pytest.mark.parametrize(

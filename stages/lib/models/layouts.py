@@ -105,7 +105,8 @@ def check_causal(network: PreTrainedModel, examples: Examples) -> None:
     first, *others = islice(cycle(examples[0].source_ids + examples[0].target_ids), _CAUSAL_TOKENS)
     with _errors_reported(network):
         computed = _pass(network, interface.training_batch, [TokenizedExample("", [first], others, [], 0)])
-        (influence,) = torch.autograd.grad(computed.losses[:half].sum(), computed.embeddings)
+        with _precision(network):
+            (influence,) = torch.autograd.grad(computed.losses[:half].sum(), computed.embeddings)
         shorter = _pass(network, interface.training_batch, [TokenizedExample("", [first], others[:half], [], 0)])
     is_alike = _are_close(computed.losses[:half], shorter.losses, _rounding(network)[1])
     if not computed.losses.isfinite().all():  # training says on which examples
@@ -208,7 +209,8 @@ def _are_close(one: Tensor, other: Tensor, rounding: float) -> bool:
 
 def _result(network: PreTrainedModel, batch_of: BatchOf, examples: Sequence[TokenizedExample]) -> _Result:
     losses, embeddings, is_own = _pass(network, batch_of, examples)
-    (gradient,) = torch.autograd.grad(losses[-len(examples[-1].target_ids) :].sum(), embeddings)
+    with _precision(network):  # our kernels compute backward in the precision that is set then
+        (gradient,) = torch.autograd.grad(losses[-len(examples[-1].target_ids) :].sum(), embeddings)
     return _Result(losses.detach(), gradient[is_own], bool(gradient[~is_own].any()))
 
 
