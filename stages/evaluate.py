@@ -4,12 +4,14 @@ Reads:  data/predict/ (predictions.jsonl, no_input.json, settings.json), data/pr
         data/prepare/train/ (what training has seen) and labels.json, and report/ of the stages before.
 Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run; none if test has no answers),
         scores.json (all, and how each was computed), <stage>.json, predictions.md (the worst and the best),
-        {prepare,tokenize}.md (examples of the data) and plots/*.csv. For DVC, in data/evaluate/: scores.parquet (the
-        scores of every example, for comparisons), report.html and README.md (the model card).
+        {prepare,tokenize}.md (examples of the data), plots/*.csv, and plots/tune_hyperparameters/*.csv (tables of the
+        search). For DVC, in data/evaluate/: scores.parquet (the scores of every example, for comparisons), report.html
+        and README.md (the model card).
 Random: the resamples that intervals come from; they are the same in every run.
 """
 
 import csv
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from stages.lib.records.examples import read_labels, some_questions
 from stages.lib.records.predictions import read_predictions
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
+from stages.lib.reports.search import read_search
 from stages.lib.reports.summary import full, lean, page_figures, rounded, terminal, told
 from stages.lib.scores.labels import confusion
 from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, NO_ANSWERS, Results, measure
@@ -53,20 +56,22 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     no_input = read_json(source / "predict/no_input.json")["prediction"]
     train = some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES)
     results = measure(after, before, train, labels, no_input, params)
-    about = {"task": scenario, **_settings(source)}
-    stats = {stage: read_json(source / stage / "report/stats.json") for stage in REPORTS}
+    reports = _reports(source)
+    about = {"task": scenario, **_settings(reports, source / "predict")}
+    stats = {stage: read_json(report / "stats.json") for stage, report in reports.items()}
     write_json(target / "evaluate.json", lean(results, about))
     write_json(target / "scores.json", full(results, about))
     for stage in REPORTS:
         write_json(target / f"{stage}.json", stats[stage])
     for stage in PREVIEWS:
-        write_text(target / f"{stage}.md", (source / stage / "report/preview.md").read_text("utf-8"))
-    curve, trials = read_json(source / "train/report/curve.json"), _trials(source)
+        write_text(target / f"{stage}.md", (reports[stage] / "preview.md").read_text("utf-8"))
+    curve, searched = read_json(source / "train/report/curve.json"), source / "tune_hyperparameters/report"
     worst_first = _worst_first(results)
-    _write_plots(target / "plots", results, labels, curve, trials)
+    _write_plots(target / "plots", results, labels, curve)
+    _copy_tables(searched, target / "plots/tune_hyperparameters")
     _write_table(target / "predictions.md", worst_first, results, params.shown_predictions)
     write_scored(pages / "scores.parquet", scored(results.predictions, results.scores | results.diagnostics))
-    figures = page_figures(results, about, stats, curve, trials, worst_first)
+    figures = page_figures(results, about, stats, curve, read_search(searched), worst_first)
     write_text(pages / "report.html", report_page(figures))
     write_text(pages / "README.md", model_card(figures))
     print("\n".join(terminal(results, about)))
@@ -74,10 +79,19 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
         _fail_on_missed_goals(results)
 
 
-def _settings(source: Path) -> dict[str, Any]:
+def _reports(source: Path) -> dict[str, Path]:
+    """The folder of each stage's report. Where tuning has chosen another model, that of `tokenize` is about its ids."""
+    folders = {stage: source / stage / "report" for stage in REPORTS}
+    if alternative := read_json(folders["train"] / "settings.json")["alternative"]:
+        folders["tokenize"] /= f"alternatives/{alternative}"
+    return folders
+
+
+def _settings(reports: Mapping[str, Path], predict: Path) -> dict[str, Any]:
     """The model, and under `params` the settings that each stage had."""
-    places = {"prepare": "prepare/report", "tokenize": "tokenize/report", "train": "train/report", "predict": "predict"}
-    settings = {stage: read_json(source / place / "settings.json") for stage, place in places.items()}
+    places = {**{stage: reports[stage] for stage in ("prepare", "tokenize", "train")}, "predict": predict}
+    settings = {stage: read_json(place / "settings.json") for stage, place in places.items()}
+    del settings["train"]["alternative"]
     model = {name: settings["train"].pop(name) for name in ("model", "base_model", "class")}
     return {**model, "params": settings}
 
@@ -87,13 +101,7 @@ def _worst_first(results: Results) -> list[dict[str, Any]]:
     return sorted(told(results), key=lambda entry: (-len(entry["faults"]), entry["rank"]))
 
 
-def _write_plots(
-    folder: Path,
-    results: Results,
-    labels: Sequence[str],
-    curve: Mapping[str, Any],
-    trials: Sequence[Mapping[str, Any]],
-) -> None:
+def _write_plots(folder: Path, results: Results, labels: Sequence[str], curve: Mapping[str, Any]) -> None:
     answered = results.predictions if results.has_answers else []
     for name in ("training", "validation"):
         _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
@@ -101,22 +109,7 @@ def _write_plots(
     lengths = [(count_words(own.references[0]), count_words(own.prediction)) for own in shown]
     _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
     _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(answered) if labels else ())
-    ended = [(_title(own), own["validation_loss"]) for own in trials if own["validation_loss"] is not None]
-    _write_csv(folder / "trials.csv", ("trial", "validation_loss"), ended)
     _write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
-
-
-def _trials(source: Path) -> list[dict[str, Any]]:
-    """Number, loss and settings of each trial. The loss of one that did not end with a finite one is None."""
-    with (source / "tune_hyperparameters/report/trials.csv").open(newline="") as file:
-        trials = [dict[str, Any](row) for row in csv.DictReader(file)]
-    losses = (float(trial["validation_loss"]) if trial["validation_loss"] else None for trial in trials)
-    return [trial | {"validation_loss": loss} for trial, loss in zip(trials, losses, strict=True)]
-
-
-def _title(trial: Mapping[str, Any]) -> str:
-    settings = (f"{name} {value}" for name, value in trial.items() if name not in ("trial", "validation_loss"))
-    return f"{trial['trial']}: {', '.join(settings)}"
 
 
 def _parts(results: Results) -> Iterator[tuple[str, float]]:
@@ -132,6 +125,12 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def _copy_tables(report: Path, folder: Path) -> None:
+    for path in sorted(report.glob("*.csv")):
+        with atomic_file(folder / path.name) as part:
+            shutil.copyfile(path, part)
 
 
 def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], results: Results, shown: int) -> None:

@@ -1,7 +1,7 @@
 """The trained model -> predictions for the test split.
 
-Reads:  data/prepare/test/ (the texts), data/tokenize/test/, label_ids.json and no_input.json (the ids),
-        data/train/model/.
+Reads:  data/prepare/test/ (the texts), data/tokenize/test/, label_ids.json and no_input.json (the ids), or those of the
+        alternative that data/tune_hyperparameters/model.json names, and data/train/model/.
 Writes: data/predict/predictions.jsonl, one prediction a line; no_input.json: what the model writes where the source is
         empty; settings.json: how it was decoded.
 Random: only sampling, by `predict.seed` and the source.
@@ -17,20 +17,22 @@ from stages.lib.generation.predicting import prediction_without_input, predictio
 from stages.lib.models.devices import configure_gpu
 from stages.lib.models.loading import trained_model
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
+from stages.lib.params.model import Model, chosen_model, prediction_folder
 from stages.lib.params.predict import Predict
 from stages.lib.records.predictions import write_predictions
 
 TEXTS = Path("data/prepare/test")
 IDS = Path("data/tokenize")
+CHOICE = Path("data/tune_hyperparameters/model.json")
 MODEL = Path("data/train/model")
 TARGET = Path("data/predict")
 
 
 def main() -> None:
     configure_gpu()
-    trust = read_section(Model).trust_remote_code is not None
-    run(read_section(Predict), read_section(Machine), trust, texts=TEXTS, ids=IDS, trained=MODEL, target=TARGET)
+    name, model = chosen_model(read_section(Model), CHOICE)
+    sections = read_section(Predict), read_section(Machine), model.trust_remote_code is not None
+    run(*sections, texts=TEXTS, ids=prediction_folder(IDS, name), trained=MODEL, target=TARGET)
 
 
 def run(

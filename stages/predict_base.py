@@ -1,6 +1,7 @@
 """The model before training -> predictions for the test split, which show what training gains.
 
-Reads:  data/prepare/test/ (the texts), data/tokenize/test/, tokenizer/ and label_ids.json (the ids), the base model.
+Reads:  data/prepare/test/ (the texts), data/tokenize/test/, tokenizer/ and label_ids.json (the ids), or those of the
+        alternative that data/tune_hyperparameters/model.json names; the base model.
 Writes: data/predict_base/predictions.jsonl, one prediction a line; none where `predict_base.enabled` is false.
 Random: sampling, by `predict.seed` and the source; weights that the checkpoint lacks, by `fit.seed`.
 """
@@ -15,7 +16,7 @@ from stages.lib.models.devices import configure_gpu
 from stages.lib.models.loading import base_model
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
+from stages.lib.params.model import Model, chosen_model, prediction_folder
 from stages.lib.params.predict import Predict
 from stages.lib.params.predict_base import PredictBase
 from stages.lib.records.predictions import write_predictions
@@ -23,6 +24,7 @@ from stages.lib.records.tokenized_examples import read_label_ids
 
 TEXTS = Path("data/prepare/test")
 IDS = Path("data/tokenize")
+CHOICE = Path("data/tune_hyperparameters/model.json")
 TARGET = Path("data/predict_base")
 
 
@@ -32,8 +34,9 @@ def main() -> None:
         print("predict-base: switched off (predict_base.enabled)")
         return
     configure_gpu()
-    sections = read_section(Predict), read_section(Model), read_section(Machine)
-    run(*sections, seed=read_section(Fit).seed, texts=TEXTS, ids=IDS, target=TARGET)
+    name, model = chosen_model(read_section(Model), CHOICE)
+    sections = read_section(Predict), model, read_section(Machine)
+    run(*sections, seed=read_section(Fit).seed, texts=TEXTS, ids=prediction_folder(IDS, name), target=TARGET)
 
 
 def run(params: Predict, model: Model, machine: Machine, seed: int, texts: Path, ids: Path, target: Path) -> None:

@@ -4,11 +4,13 @@ Reads:  data/prepare/{train,validation,test}/ and labels.json; the tokenizer of 
 Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), tokenizer/, label_ids.json (each label as
         the ids of a target), no_input.json (the prompt without a source, which shows what a model knows without it) and
         report/: stats.json, settings.json, rejected.jsonl (what is not used, and why) and preview.md (some examples,
-        token by token).
+        token by token). The same for each of `model.alternatives`: alternatives/NAME/ (what training reads),
+        alternatives_test/NAME/ (what predictions read) and report/alternatives/NAME/.
 Random: nothing. A new vocabulary is learned from the train split only.
 """
 
 import os
+import shutil
 import time
 from array import array
 from collections import Counter
@@ -16,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.lib.checkpoint.without_torch import import_transformers_without_torch
 
@@ -40,7 +42,15 @@ from stages.lib.encoding.encoded import Encoded
 from stages.lib.encoding.encoder import Encoder
 from stages.lib.encoding.packing import packed
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Family, Model
+from stages.lib.params.model import (
+    OWN,
+    Family,
+    Model,
+    mistakes_of,
+    prediction_folder,
+    report_folder,
+    training_folder,
+)
 from stages.lib.params.tokenize import Tokenize
 from stages.lib.records.chats import render
 from stages.lib.records.examples import SPLITS, Example, Split, count_examples, read_examples, read_labels
@@ -60,6 +70,7 @@ _BATCH_CHARACTERS = 1 << 20
 _VOCABULARY_CHARACTERS = 32_000_000
 
 Write = Callable[[Mapping[str, Any]], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -92,38 +103,66 @@ def main() -> None:
 def run(params: Tokenize, model: Model, workers: int | None, source: Path, target: Path) -> None:
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizers library
-    family, labels = model_family(model), read_labels(source / "labels.json")
-    _check_use(params, family, source / "train")
-    tokenizer = _tokenizer(params, model, family, source / "train")
+    candidates = model.candidates()
+    families = _for_each(candidates, lambda _, candidate: _family(params, candidate, source / "train"))
+    for folder in ("alternatives", "alternatives_test"):  # outs; DVC warns of empty ones
+        shutil.rmtree(target / folder, ignore_errors=True)
+        write_json(target / folder / "names.json", {"names": [name for name in candidates if name != OWN]})
+    shutil.rmtree(target / "report/alternatives", ignore_errors=True)
+    _for_each(candidates, lambda name, candidate: _tokenize(params, candidate, families[name], name, source, target))
+
+
+def _for_each(candidates: Mapping[str, Model], do: Callable[[str, Model], T]) -> dict[str, T]:
+    """Raises UserError with what is wrong with any of them."""
+    results, lines = dict[str, T](), list[str]()
+    for name, candidate in candidates.items():
+        try:
+            results[name] = do(name, candidate)
+        except UserError as error:
+            lines += mistakes_of(name, error.lines)
+    if lines:
+        raise UserError(lines)
+    return results
+
+
+def _family(params: Tokenize, model: Model, train: Path) -> Family:
+    """Raises UserError where a model of its family can't be used in this way."""
+    family = model_family(model)
+    _check_use(params, family, train)
+    return family
+
+
+def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source: Path, target: Path) -> None:
+    """For the candidate of this name."""
+    title = "tokenize" if name == OWN else f"tokenize {name}"
+    training, prediction = training_folder(target, name), prediction_folder(target, name)
+    report = report_folder(target, name)
+    labels = read_labels(source / "labels.json")
+    tokenizer = _tokenizer(params, model, family, source / "train", title)
     by_split = {split: Stats(count_examples(source / split)) for split in SPLITS}
     start = time.monotonic()
-    with jsonl_writer(target / "report/rejected.jsonl") as write:
+    with jsonl_writer(report / "rejected.jsonl") as write:
         for split, stats in by_split.items():
             encoder = Encoder(tokenizer, params, family, labels, answers_apart=split == "test")
-            batches = _accepted(_encoded(encoder, source / split, stats.examples), split, stats, write)
+            batches = _accepted(_encoded(encoder, source / split, stats.examples, title), split, stats, write)
             if params.packing and split == "train":
                 batches = packed(batches, params.max_target_tokens, params.overlap_tokens)
-            write_tokenized_examples(target / split, _counted(batches, stats, params.shown_examples))
+            folder = (prediction if split == "test" else training) / split
+            write_tokenized_examples(folder, _counted(batches, stats, params.shown_examples))
     seconds = time.monotonic() - start
-    tokenizer.save_pretrained(target / "tokenizer")
-    write_label_ids(target / "label_ids.json", _label_ids(encoder, labels))
-    write_json(target / "no_input.json", {"source_ids": _without_input(encoder, source / "train")})
-    write_json(target / "report/settings.json", params.model_dump(mode="json"))
-    write_json(target / "report/stats.json", {split: _summary(stats) for split, stats in by_split.items()})
-    _check(by_split, params, target)
+    for folder in dict.fromkeys((training, prediction)):
+        tokenizer.save_pretrained(folder / "tokenizer")
+        write_label_ids(folder / "label_ids.json", _label_ids(encoder, labels))
+    write_json(prediction / "no_input.json", {"source_ids": _without_input(encoder, source / "train")})
+    write_json(report / "settings.json", params.model_dump(mode="json"))
+    write_json(report / "stats.json", {split: _summary(stats) for split, stats in by_split.items()})
+    _check(by_split, params, report)
     for stats in by_split.values():
         lengths = (np.asarray(kept) for kept in (stats.source_lengths_kept, stats.target_lengths_kept))
         check_fits(model, tokenizer, labels, *lengths)
-    write_page(target / "report/preview.md", "Data, as tokenized", _preview(by_split, tokenizer))
-    counts = ", ".join(f"{stats.tokenized:,} {split}" for split, stats in by_split.items())
-    rejected = sum(stats.rejected.total() for stats in by_split.values())
-    tokens = sum(sum(stats.source_lengths_kept) + sum(stats.target_lengths_kept) for stats in by_split.values())
-    print(
-        f"tokenize: vocabulary of {len(tokenizer):,} tokens; tokenized examples: {counts}; {rejected:,} rejected; "
-        f"{tokens / seconds:,.0f} tokens a second"
-    )
-    for line in _remarks(by_split.values()):
-        print(f"tokenize: {line}")
+    write_page(report / "preview.md", "Data, as tokenized", _preview(by_split, tokenizer))
+    for line in (_conclusion(by_split, len(tokenizer), seconds), *_remarks(by_split.values())):
+        print(f"{title}: {line}")
 
 
 def _check_use(params: Tokenize, family: Family, train: Path) -> None:
@@ -145,12 +184,12 @@ def _check_use(params: Tokenize, family: Family, train: Path) -> None:
             raise UserError("tokenize: only free text can be packed (packing: true); examples with a source can't")
 
 
-def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path, title: str) -> PreTrainedTokenizerBase:
     if model.scratch is None:
         tokenizer = load_checkpoint_tokenizer(model, params.languages.source, params.languages.target)
     else:
         size, pre_tokenizer = model.scratch.vocabulary_size, model.scratch.pre_tokenizer
-        tokenizer = train_tokenizer(_texts(train, params), size, family, pre_tokenizer)
+        tokenizer = train_tokenizer(_texts(train, params, title), size, family, pre_tokenizer)
     is_chat = params.as_chat or any(example.turns for example in islice(read_examples(train), 1))
     if is_chat and family == "causal":
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
@@ -164,10 +203,10 @@ def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path) -> P
     return tokenizer
 
 
-def _texts(train: Path, params: Tokenize) -> Iterator[str]:
+def _texts(train: Path, params: Tokenize, title: str) -> Iterator[str]:
     characters = sum(example.characters() for example in read_examples(train))
     every = characters // _VOCABULARY_CHARACTERS + 1
-    for number, example in enumerate(tqdm(read_examples(train), desc="tokenize vocabulary", unit=" examples")):
+    for number, example in enumerate(tqdm(read_examples(train), desc=f"{title} vocabulary", unit=" examples")):
         if number % every == 0:
             if example.turns:
                 yield render(example.turns)  # with the roles, which a template names at every turn
@@ -176,9 +215,9 @@ def _texts(train: Path, params: Tokenize) -> Iterator[str]:
                 yield from example.targets
 
 
-def _encoded(encoder: Encoder, examples: Path, count: int) -> Iterator[list[Encoded]]:
+def _encoded(encoder: Encoder, examples: Path, count: int, title: str = "tokenize") -> Iterator[list[Encoded]]:
     batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
-    with tqdm(total=count, desc=f"tokenize {examples.name}", unit=" examples") as bar, gc_disabled():
+    with tqdm(total=count, desc=f"{title} {examples.name}", unit=" examples") as bar, gc_disabled():
         # a slow tokenizer holds Python's lock, and it is not safe in two threads
         encoded = map(encoder.ids, batches)
         for ids in prefetched(encoded) if encoder.is_fast else encoded:
@@ -270,6 +309,16 @@ def _percentiles(lengths: Counter[int]) -> dict[str, int]:
     return found
 
 
+def _conclusion(by_split: Mapping[Split, Stats], vocabulary: int, seconds: float) -> str:
+    counts = ", ".join(f"{stats.tokenized:,} {split}" for split, stats in by_split.items())
+    rejected = sum(stats.rejected.total() for stats in by_split.values())
+    tokens = sum(sum(stats.source_lengths_kept) + sum(stats.target_lengths_kept) for stats in by_split.values())
+    return (
+        f"vocabulary of {vocabulary:,} tokens; tokenized examples: {counts}; {rejected:,} rejected; "
+        f"{tokens / seconds:,.0f} tokens a second"
+    )
+
+
 def _remarks(all_stats: Collection[Stats]) -> Iterator[str]:
     """What is right as it is, and perhaps not meant."""
     if special := sum(stats.special_as_text for stats in all_stats):
@@ -283,7 +332,7 @@ def _remarks(all_stats: Collection[Stats]) -> Iterator[str]:
         yield f"the chat template leaves out {name} of {count:,} {unit}"
 
 
-def _check(by_split: Mapping[Split, Stats], params: Tokenize, target: Path) -> None:
+def _check(by_split: Mapping[Split, Stats], params: Tokenize, report: Path) -> None:
     """Raises UserError with all that is wrong with any split."""
     policies = {
         "long_source": ("truncation", params.truncation),
@@ -305,7 +354,7 @@ def _check(by_split: Mapping[Split, Stats], params: Tokenize, target: Path) -> N
         if stats.sources_truncated > round(params.max_truncated_fraction * sources, 6):
             lines.append(
                 f"tokenize: {split}: {stats.sources_truncated:,} of {sources:,} sources are truncated, more than "
-                f"tokenize.max_truncated_fraction allows; see the lengths in {target / 'report/stats.json'}"
+                f"tokenize.max_truncated_fraction allows; see the lengths in {report / 'stats.json'}"
             )
     if lines:
         raise UserError(lines)

@@ -1,13 +1,16 @@
 """The final training run, with the best settings -> the model.
 
-Reads:  data/tokenize/{train,validation}/, tokenizer/ and label_ids.json; data/tune_hyperparameters/best.json; the base
-        model.
-Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), adapter/ (for peft; empty
-        without adapters) and report/: curve.json, stats.json and settings.json (the model, and the settings that it was
-        trained with).
+Reads:  data/tune_hyperparameters/best.json and model.json; data/tokenize/{train,validation}/, tokenizer/ and
+        label_ids.json, or those of the alternative that model.json names; the base model.
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), adapter/ (for peft; a
+        note without adapters) and report/: curve.json, stats.json and settings.json (the model, the settings that it
+        was trained with, and which of them the search has found).
 Random: initial weights, order of the examples, dropout: all by `fit.seed`.
 """
 
+import json
+from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,9 @@ from stages.lib.models.devices import configure_gpu
 from stages.lib.models.families import interface_of
 from stages.lib.models.loading import load_base, parameter_count
 from stages.lib.models.memory import is_out_of_memory
-from stages.lib.params.fit import Fit
+from stages.lib.params.fit import Fit, with_settings
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
+from stages.lib.params.model import OWN, Model, chosen_model, training_folder
 from stages.lib.params.train import FitSettings, Train, check_together
 from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids
 from stages.lib.training.checkpoints import load_weights
@@ -42,6 +45,7 @@ from stages.lib.training.trainable import make_trainable, trainable_count
 
 SOURCE = Path("data/tokenize")
 TUNED = Path("data/tune_hyperparameters/best.json")
+CHOICE = Path("data/tune_hyperparameters/model.json")
 TARGET = Path("data/train")
 
 
@@ -53,13 +57,31 @@ def main() -> None:
     with resumable_state("train", machine.nodes, layout) as folder:
         if not launch_distributed("stages.train", machine):
             configure_gpu()
-            run(settings, read_section(Model), machine, source=SOURCE, tuned=TUNED, target=TARGET, folder=folder)
+            name, model = chosen_model(read_section(Model), CHOICE)
+            run(settings, model, machine, training_folder(SOURCE, name), TUNED, TARGET, folder, name)
 
 
 def run(
-    settings: FitSettings, model: Model, machine: Machine, source: Path, tuned: Path, target: Path, folder: Path
+    settings: FitSettings,
+    model: Model,
+    machine: Machine,
+    source: Path,
+    tuned: Path,
+    target: Path,
+    folder: Path,
+    name: str = OWN,
 ) -> None:
-    settings = _with_tuned(settings, read_json(tuned))
+    """Trains, and writes the model with its reports.
+
+    Args:
+        source: the tokenized data of this model.
+        tuned: best.json of tune-hyperparameters.
+        folder: of the resumable state.
+        name: of the model among those that tuning may choose.
+    """
+    print(f"train: model {name} (search), not {OWN}" if name != OWN else f"train: model {model.title} (params.yaml)")
+    found = _found_by_search(settings, read_json(tuned))
+    settings = FitSettings.model_validate(with_settings(settings.model_dump(), found))
     check_together(settings, machine)  # tuning may have chosen another optimizer
     tokenizer = load_tokenizer(source / "tokenizer")
     train, validation = TokenizedDataset(source / "train"), TokenizedDataset(source / "validation")
@@ -88,17 +110,31 @@ def run(
     save(network, tokenizer, model, checked, settings.precision, target, reported)
     write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
     write_json(target / "report/stats.json", _stats(network, trainable, curve))
-    about = {"model": model.title, "base_model": model.hub_name, "class": interface_of(network).name}
+    about = {
+        "model": model.title,
+        "alternative": None if name == OWN else name,
+        "base_model": model.hub_name,
+        "class": interface_of(network).name,
+        "from_search": [*([] if name == OWN else ["model"]), *found],
+    }
     write_json(target / "report/settings.json", about | settings.model_dump())
     print(f"train: {_conclusion(settings, curve)} -> {target / 'model'}")
 
 
-def _with_tuned(settings: FitSettings, tuned: dict[str, Any]) -> FitSettings:
-    """The settings of params.yaml, except those for which tuning found better ones. Each replacement is printed."""
-    for name, value in tuned.items():
-        if value != getattr(settings, name):
-            print(f"train: fit.{name} {getattr(settings, name)} -> {value} (best.json of tune-hyperparameters)")
-    return FitSettings.model_validate({**settings.model_dump(), **tuned})
+def _found_by_search(settings: FitSettings, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the best settings that params.yaml has not, by dotted names. Where each one comes from is printed."""
+    found = dict[str, Any]()
+    for name, value in best.items():
+        own, origin = attrgetter(name)(settings), "params.yaml; the search found nothing better"
+        if value != own:
+            found[name], origin = value, f"search; params.yaml has {_written(own)}"
+        print(f"train: fit.{name} {_written(value)} ({origin})")
+    return found
+
+
+def _written(value: Any) -> str:
+    """As in params.yaml."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _plan(

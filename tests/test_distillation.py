@@ -149,7 +149,7 @@ def test_train_learns_from_the_teacher_and_validates_by_cross_entropy(tmp_path: 
 
     def losses(name: str, **overrides: Any) -> dict[str, Any]:
         settings = tiny.settings(epochs=1, **overrides)
-        places = {
+        places: dict[str, Any] = {
             "source": source,
             "tuned": tmp_path / "best.json",
             "target": tmp_path / name,

@@ -25,6 +25,17 @@ GOOD = prediction("the old mill is open", "the old mill is open", "open is the m
 FAIR = prediction("the old mill was shut", "the old mill is open", source="mill", id="fair")
 BAD = prediction("zzz", "a quiet place", source="place", id="bad", finish_reason="length")
 
+# what tune-hyperparameters writes of a search with two trials
+SEARCH = {
+    "trials": "trial,state,updates,value,learning_rate,reason\n1,complete,9,1.5,0.001,\n2,complete,9,1.25,0.002,\n",
+    "history": "trial,state,value,best_so_far\n1,complete,1.5,1.5\n2,complete,1.25,1.25\n",
+    "importances": "setting,importance,low,high\n",
+    "confirmed": "trial,mean,sd,chance_best\n",
+}
+SEARCH_STATS = {
+    **{"trials": 2, "complete": 2, "pruned": 0, "failed": 0, "updates": 18, "metric": "loss"},
+    **{"best_trial": 2, "value": 1.25, "value_of_params": 1.5, "settings": {"learning_rate": 0.002}},
+}
 STATS: dict[str, dict[str, Any]] = {
     "prepare": {
         "rows_read": 3,
@@ -33,13 +44,12 @@ STATS: dict[str, dict[str, Any]] = {
         "examples": {"train": 1, "validation": 1, "test": 1},
     },
     "tokenize": {"test": {"tokenized_examples": 3, "target_tokens": {"median": 4.5}}},
-    "tune_hyperparameters": {"trials": 0},
+    "tune_hyperparameters": SEARCH_STATS,
     "train": {"steps": 10, "validation_loss": {"best": 1.5}},
 }
-SETTINGS = {"model": "some/model", "base_model": None, "class": "causal", "learning_rate": 0.001}
+SETTINGS = {"model": "some/model", "alternative": None, "base_model": None, "class": "causal", "learning_rate": 0.001}
 TRAIN = [Example("1", "an old mill", ["the old mill is shut"]), Example("2", "a place", ["a quiet place"])]
 TEXT_SCORES = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"}
-TRIALS = "trial,validation_loss,learning_rate\n1,1.5,0.001\n2,1.25,0.002\n"
 
 
 def evaluate(
@@ -63,7 +73,9 @@ def evaluate(
         (data / stage / "report/preview.md").write_text(f"# {stage}\n")
     write_examples(data / "prepare/train", train)
     write_json(data / "prepare/labels.json", {"labels": list(labels)})
-    (data / "tune_hyperparameters/report/trials.csv").write_text(TRIALS)
+    for name, text in SEARCH.items():
+        (data / f"tune_hyperparameters/report/{name}.csv").write_text(text)
+    write_json(data / "tune_hyperparameters/report/notes.json", {"notes": ["Short trials mislead."]})
     write_json(data / "train/report/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
     write_json(data / "train/report/settings.json", SETTINGS)
     write_json(data / "prepare/report/settings.json", {"source": "{facts}"})
@@ -111,7 +123,7 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
         "plots/validation_loss.csv",
         "plots/lengths.csv",
         "plots/confusion.csv",
-        "plots/trials.csv",
+        *(f"plots/tune_hyperparameters/{name}.csv" for name in SEARCH),
         "plots/breakdowns.csv",
     }
     assert set(contents(tmp_path / "data/evaluate")) == {"scores.parquet", "report.html", "README.md"}
@@ -449,16 +461,21 @@ def test_no_text_breaks_the_table(tmp_path: Path, text: str) -> None:
         ("training_loss", [["step", "loss"], ["1", "2.0"], ["2", "1.12346"]]),
         ("validation_loss", [["step", "loss"], ["2", "1.5"]]),
         ("lengths", [["reference_words", "prediction_words"], ["5", "5"], ["3", "1"]]),
-        (
-            "trials",
-            [["trial", "validation_loss"], ["1: learning_rate 0.001", "1.5"], ["2: learning_rate 0.002", "1.25"]],
-        ),
+        ("tune_hyperparameters/history", [line.split(",") for line in SEARCH["history"].splitlines()]),
         ("confusion", [["actual", "predicted"]]),
     ],
 )
 def test_a_plot_has_its_header_and_rows(tmp_path: Path, name: str, rows: list[list[str]]) -> None:
     with (evaluate(tmp_path, [GOOD, BAD]) / f"plots/{name}.csv").open(newline="") as file:
         assert list(csv.reader(file)) == rows
+
+
+def test_the_search_stands_on_the_page_and_in_the_card(tmp_path: Path) -> None:
+    evaluate(tmp_path, [GOOD])
+    pages = tmp_path / "data/evaluate"
+    assert "Short trials mislead." in (pages / "report.html").read_text("utf-8")
+    sentence = "Trial 2 was chosen: its validation loss is 1.25; with the settings of params.yaml, it is 1.5."
+    assert all(sentence in (pages / name).read_text("utf-8") for name in ("report.html", "README.md"))
 
 
 def test_label_tasks_have_a_plot_of_actual_and_predicted_labels(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_checks_compute_forward_and_backward_in_float32_whatever_the_precision_o
     with autocast("bfloat16"):
         check_causal(network, examples_of(tokens))
         choose_layout(network, examples_of(tokens))
-    assert rounded and not any(rounded)
+    assert rounded
+    assert not any(rounded)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,47 @@ def prediction(number: int) -> Figures:
     }
 
 
+SEARCH_STATS: Figures = {
+    **{"trials": 70, "complete": 60, "pruned": 9, "failed": 1, "updates": 6300, "metric": "loss"},
+    **{"best_trial": 2, "value": 1.31321, "value_of_params": 1.4, "settings": {"learning_rate": 0.004}},
+    **{"cost": 3443136, "on_front": 1, "confirmed": 1.21021, "confirmed_sd": 0.015, "confirmed_runs": 3},
+    **{"chance_best": 0.7, "second_trial": 3, "second_confirmed": 1.25, "chance_second": 0.3, "rank_agreement": 0.33},
+}
+
+
+def trial(number: int) -> dict[str, str]:
+    """The higher its number, the higher its loss, but for the last ones: nine that were pruned, and one that failed."""
+    state = "complete" if number <= 60 else "pruned" if number < 70 else "failed"
+    value = "" if state == "failed" else f"{1.3 + number / 100:g}" if state == "complete" else "1.1"
+    cost, reason = str(3443136 * number), HOSTILE if state == "failed" else ""
+    return {
+        **{"trial": str(number), "state": state, "updates": "100", "value": value},
+        **{
+            "cost": cost if state == "complete" else "",
+            "learning_rate": f"{number / 1000:g}",
+            "freeze.first_layers": "2",
+        },
+        **{"model": HOSTILE, "on_front": "yes" if number == 1 else "", "reason": reason},
+    }
+
+
+def searched() -> Figures:
+    run = {"run_1": "1.2", "run_2": "1.22", "run_3": "", "sd": "0.015"}
+    return {
+        "trials": [trial(number) for number in range(1, 71)],
+        "history": [
+            {"trial": str(number), "state": "complete", "value": str(1.3 + number / 100), "best_so_far": "1.31"}
+            for number in range(1, 61)
+        ],
+        "importances": [{"setting": "learning_rate", "importance": "0.725", "low": "0.3", "high": "0.93"}],
+        "confirmed": [
+            {"trial": number, **run, "mean": mean, "chance_best": chance}
+            for number, mean, chance in (("2", "1.21021", "0.7"), ("3", "1.25", ""))
+        ],
+        "notes": [HOSTILE],
+    }
+
+
 def report_figures(predictions: int = 120) -> Figures:
     return {
         "task": "data_to_text",
@@ -64,7 +105,8 @@ def report_figures(predictions: int = 120) -> Figures:
             for kind, n in (("pub", 30), (HOSTILE, 9))
         ],
         "curve": {"training": [[3, 4.9], [6, 2.1], [9, 0.7]], "validation": [[5, 1.4], [9, 0.8]]},
-        "trials": [{"trial": 1, "validation_loss": 1.5, "learning_rate": 0.004}, {"trial": 2, "validation_loss": None}],
+        "search": searched(),
+        "tune_hyperparameters": SEARCH_STATS,
         "prepare": {
             "examples": {"test": predictions, "train": 1908, "validation": 265},
             "rejected": {"empty_target": 3},
@@ -272,10 +314,12 @@ def test_a_run_without_what_is_optional_has_a_page() -> None:
         "goals": {},
         "notes": [],
         "breakdowns": [],
-        "trials": [],
+        "tune_hyperparameters": {"trials": 0},
+        "search": {"trials": [], "history": [], "importances": [], "confirmed": [], "notes": []},
     }
     figures |= {"curve": {"training": [], "validation": []}, "tokenize": {}, "train": {}, "params": {}}
-    assert "Breakdowns" not in report_page(figures)
+    assert not {"Breakdowns", "Tuning"} & set(re.findall(r"<h2[^>]*>([^<]+)<", report_page(figures)))
+    assert "searched" not in model_card(figures | {"params": report_figures()["params"]})
 
 
 def test_equal_facts_give_equal_bytes_in_any_order_of_hashing() -> None:
@@ -291,6 +335,38 @@ def test_the_report_shows_each_result_with_interval_and_what_to_compare_it_with(
     assert "about 900 test examples would decide it" in text
     assert "48.70 unknown" in text
     assert "freeze.first_layers 2" in text
+
+
+def test_the_search_is_told_with_its_best_trials_first() -> None:
+    section = report_page(report_figures()).partition('<section id="tuning"')[2].partition("</section>")[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section))
+    assert "70 trials: 60 complete, 9 pruned, 1 failed. 6,300 updates." in text
+    assert "Trial 2 was chosen: its validation loss is 1.31321; with the settings of params.yaml, it is 1.4." in text
+    assert "Its cost is 3.44 M; one trial is on the front" in text
+    assert "At full length it has 1.21021 ± 0.015 over 3 runs; the chance that it is the best one is 70 %." in text
+    assert "The second is trial 3, 1.25; the chance that it is the best one is 30 %." in text
+    assert "learning rate 0.72 0.30 to 0.93" in text
+    assert "3 1.2000 1.2200 1.2500 ± 0.015 unknown" in text
+    rows = re.findall(
+        r'<th scope="row" class="number">(\d+)</th>\s*<td class="state">(\w+)(?: <abbr[^>]*>(\w+))?', section
+    )
+    assert [int(number) for number, *_ in rows] == list(range(1, 51))
+    assert [number for number, _, chosen in rows if chosen == "chosen"] == ["2"]
+
+
+def test_pruned_and_failed_trials_come_last_and_a_failed_one_with_its_reason() -> None:
+    figures = report_figures()
+    figures["search"]["trials"] = [trial(number) for number in (70, 65, 1)]
+    section = report_page(figures).partition("Trials, the best first")[2].partition("</table>")[0]
+    places = [section.index(f'<td class="state">{state}') for state in ("complete", "pruned", "failed")]
+    assert places == sorted(places)
+    assert section.index("&lt;/script&gt;", places[2]) > 0
+
+
+def test_a_higher_score_is_better_than_a_lower_one_but_for_the_loss() -> None:
+    figures = report_figures() | {"tune_hyperparameters": SEARCH_STATS | {"metric": "bleu"}}
+    section = report_page(figures).partition('<section id="tuning"')[2]
+    assert section.index('class="number">60</th>') < section.index('class="number">59</th>')
 
 
 def test_the_verdict_comes_first_and_differing_words_are_marked() -> None:
@@ -391,6 +467,7 @@ def test_the_card_states_results_and_faults_and_no_text_of_the_data() -> None:
     text = card()
     assert "| `bleu` | higher | 33.2 | 30.5 to 35.8 | 0.1 | 96.4 | 35.7 (nearest example) |" in text
     assert "30 of 120 test outputs" in text
+    assert "Settings were searched for on validation. 70 trials" in text
     assert "Place 4" not in text
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.train import check_together
-from stages.lib.params.tune_hyperparameters import TuneHyperparameters, check_search
 from tests.build import PARAMS, PROJECT, section
 
 GONE = object()
@@ -66,7 +64,8 @@ def test_every_section_of_the_real_file_has_a_schema() -> None:
 
 SEARCH = "tune_hyperparameters.search"
 IN_TASK = "params.yaml: scenarios -> data_to_text"
-IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
+IN_TUNING = "params.yaml: tune_hyperparameters"
+IN_SEARCH = f"{IN_TUNING} -> search"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
             "there are checkpoint_seconds, data_workers, generation_batch_size, gradient_checkpointing, "
-            "loader_workers, nodes, rendezvous, report_to, sharded, train_processes",
+            "loader_workers, nodes, rendezvous, report_to, sharded, study_database, train_processes, tune_workers",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),
@@ -186,16 +185,6 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             id="shards-for-one-process",
         ),
         pytest.param(
-            {"tune_hyperparameters.search": {"adapters": {"choices": [None]}}},
-            f"{IN_SEARCH}: adapters: only settings of one value can be searched",
-            id="search-over-a-setting-of-several-values",
-        ),
-        pytest.param(
-            {SEARCH: {"class_weights": {"choices": ["balanced", None]}}},
-            f"{IN_SEARCH}: class_weights: only settings of one value can be searched",
-            id="search-over-class-weights",
-        ),
-        pytest.param(
             {"model.trust_remote_code": "someone/model"},
             "params.yaml: model -> trust_remote_code: `someone/model` is not the model in use, data/raw/base",
             id="code-of-another-model-than-the-one-in-use",
@@ -283,29 +272,105 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
         ),
         pytest.param(
             {SEARCH: {"learning_rte": {"low": 0.1, "high": 0.2}}},
-            f"{IN_SEARCH}: learning_rte: no such parameter of fit; did you mean learning_rate?",
+            f"{IN_SEARCH} -> learning_rte: no such parameter of fit; did you mean learning_rate?",
             id="search-over-no-setting-of-fit",
         ),
         pytest.param(
+            {SEARCH: {"adapter.rank": {"low": 4, "high": 8}}},
+            f"{IN_SEARCH} -> adapter.rank: no such parameter of fit; did you mean adapters?",
+            id="search-below-no-section-of-fit",
+        ),
+        pytest.param(
+            {SEARCH: {"freeze.layers": {"low": 0, "high": 2}}},
+            f"{IN_SEARCH} -> freeze.layers: no such parameter of fit.freeze; did you mean first_layers?",
+            id="search-over-no-setting-of-a-section",
+        ),
+        pytest.param(
+            {SEARCH: {"model": {"choices": ["small"]}}},
+            f"{IN_SEARCH} -> model: no such parameter of fit; there are "
+            "adapters, attention, batch_size, batch_tokens, class_weights, compile, cycles, decay_fraction, dropout, "
+            "early_stopping_patience, evals_per_run, final_fraction, freeze, l1, label_smoothing, layer_decay, "
+            "learning_rate, liger, max_grad_norm, micro_batch_tokens, neftune_alpha, optimizer, precision, schedule, "
+            "seed, warmup_fraction, weight_decay",
+            id="search-over-models-that-are-no-alternatives",
+        ),
+        pytest.param(
             {SEARCH: {"learning_rate": {"low": -1.0, "high": 0.2}}},
-            f"{IN_SEARCH}: learning_rate: Input should be greater than 0, found -1.0",
+            f"{IN_SEARCH} -> learning_rate -> low: should be greater than 0, found -1.0",
             id="search-out-of-range",
         ),
         pytest.param(
             {SEARCH: {"dropout": {"low": 0.1, "high": 2.0}}},
-            f"{IN_SEARCH}: dropout: Input should be less than 1, found 2.0",
+            f"{IN_SEARCH} -> dropout -> high: should be less than 1, found 2.0",
             id="search-out-of-range-of-what-may-be-null",
         ),
         pytest.param(
-            {SEARCH: {"schedule": {"choices": ["cosin"]}}},
-            f"{IN_SEARCH}: schedule: Input should be 'cosine', 'linear', 'constant', 'wsd' or 'cosine_restarts', found "
-            "'cosin'",
+            {SEARCH: {"batch_size": {"low": 8.5, "high": 16}}},
+            f"{IN_SEARCH} -> batch_size -> low: should be a valid integer, got a number with a fractional part, found "
+            "8.5",
+            id="fraction-for-a-whole-number-in-search",
+        ),
+        pytest.param(
+            {SEARCH: {"batch_size": {"low": 8, "high": 16, "step": 1.5}}},
+            f"{IN_SEARCH} -> batch_size -> step: should be a valid integer, got a number with a fractional part, found "
+            "1.5",
+            id="fraction-for-a-whole-step",
+        ),
+        pytest.param(
+            {SEARCH: {"liger": {"low": 0, "high": 1}}},
+            f"{IN_SEARCH} -> liger: it is true or false; give `choices`",
+            id="range-of-true-and-false",
+        ),
+        pytest.param(
+            {SEARCH: {"schedule": {"choices": ["cosine", "cosin"]}}},
+            f"{IN_SEARCH} -> schedule -> choices -> 1: should be 'cosine', 'linear', 'constant', 'wsd' or "
+            "'cosine_restarts', found 'cosin'",
             id="search-over-an-unknown-choice",
+        ),
+        pytest.param(
+            {SEARCH: {"batch_size": {"choices": ["8"]}}},
+            f"{IN_SEARCH} -> batch_size -> choices -> 0: should be a valid integer, found '8'",
+            id="text-for-a-number-in-search",
+        ),
+        pytest.param(
+            {SEARCH: {"adapters": {"choices": [None, {"ranks": 4}]}}},
+            f"{IN_SEARCH} -> adapters -> choices -> 1 -> ranks: no such parameter; did you mean rank?",
+            id="misspelt-in-a-searched-section",
+        ),
+        pytest.param(
+            {SEARCH: {"dropout": {"low": 0.0, "high": 0.2, "when": {"schedul": ["wsd"]}}}},
+            f"{IN_SEARCH} -> dropout -> when -> schedul: no such parameter of fit; did you mean schedule?",
+            id="search-that-depends-on-no-setting",
+        ),
+        pytest.param(
+            {SEARCH: {"dropout": {"low": 0.0, "high": 0.2, "when": {"adapters.rank": [8, 0]}}}},
+            f"{IN_SEARCH} -> dropout -> when -> adapters.rank -> 1: should be greater than or equal to 1, found 0",
+            id="search-that-depends-on-an-impossible-value",
         ),
         pytest.param(
             {SEARCH: {"learning_rate": {"low": 0.2, "high": 0.1}}},
             f"{IN_SEARCH} -> learning_rate: give `choices`, or `low` and a larger `high`",
             id="search-upside-down",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"low": 0.1, "high": 0.2, "choices": [0.1]}}},
+            f"{IN_SEARCH} -> learning_rate: give either `choices` (one or more) or `low` and `high`",
+            id="search-of-two-forms",
+        ),
+        pytest.param(
+            {SEARCH: {"dropout": {"low": 0.0, "high": 0.2, "log": True}}},
+            f"{IN_SEARCH} -> dropout: a logarithmic scale needs `low` above 0",
+            id="logarithm-of-nothing",
+        ),
+        pytest.param(
+            {SEARCH: {"learning_rate": {"low": 0.1, "high": 0.2, "log": True, "step": 0.1}}},
+            f"{IN_SEARCH} -> learning_rate: `step` goes neither with `log` nor with `points`",
+            id="steps-on-a-logarithmic-scale",
+        ),
+        pytest.param(
+            {SEARCH: {"batch_size": {"low": 8, "high": 16, "step": 9}}},
+            f"{IN_SEARCH} -> batch_size: `step` is longer than the range",
+            id="step-out-of-the-range",
         ),
         pytest.param(
             {SEARCH: {"learning_rate": {"lowe": 0.1, "high": 0.2}}},
@@ -316,6 +381,31 @@ IN_SEARCH = "params.yaml: tune_hyperparameters -> search"
             {SEARCH: {"learning_rate": {"low": "x", "high": 0.2}}},
             f"{IN_SEARCH} -> learning_rate -> low: should be a valid number, found 'x'",
             id="word-for-a-number-in-search",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.pruner": "median", "tune_hyperparameters.cost": "flops"},
+            f"{IN_TUNING} -> pruner: median can't weigh two objectives; write null, or set cost to null",
+            id="pruner-of-two-objectives",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.pruner": "wilcoxon", "tune_hyperparameters.metric": "bleu"},
+            f"{IN_TUNING} -> pruner: wilcoxon compares losses of examples; set metric: loss, or take another one",
+            id="pruner-of-losses-without-losses",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.sampler": "cma_es", "tune_hyperparameters.cost": "parameters"},
+            f"{IN_TUNING} -> sampler: cma_es has one objective; take tpe or gp, or set cost to null",
+            id="sampler-of-one-objective",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.sampler": "tpa"},
+            f"{IN_TUNING} -> sampler: should be 'grid', 'random', 'quasi_random', 'tpe', 'gp' or 'cma_es', found 'tpa'",
+            id="unknown-sampler",
+        ),
+        pytest.param(
+            {"tune_hyperparameters.confirm": {"trials": 2, "epochs": 1}},
+            f"{IN_TUNING} -> confirm -> seeds: missing",
+            id="confirmation-without-seeds",
         ),
     ],
 )
@@ -503,33 +593,36 @@ def test_only_plain_weights_are_sharded() -> None:
     check_together(section(Fit, adapters={"quantize": True}, optimizer="muon"), section(Machine))
 
 
-SIZES, TOKENS = {"batch_size": {"choices": [8, 16]}}, {"batch_tokens": {"low": 1000, "high": 2000}}
+def test_all_mistakes_of_a_search_are_told_at_once() -> None:
+    search = {
+        "learning_rte": {"low": 0.1, "high": 0.2},
+        "dropout": {"low": -0.1, "high": 2.0, "when": {"schedul": ["wsd"]}},
+        "schedule": {"choices": ["cosin", "wsdd"]},
+        "batch_size": {"low": 4, "high": 2},
+    }
+    edits = {SEARCH: search, "tune_hyperparameters.epochs": 0}
+    places = [line.removeprefix(f"{IN_TUNING} -> ").partition(": ")[0] for line in mistakes(edits)]
+    assert places == ["epochs", "search -> batch_size"]  # the form of each search comes before its values
+    del search["batch_size"]
+    places = [line.removeprefix(f"{IN_TUNING} -> ").partition(": ")[0] for line in mistakes(edits)]
+    assert places == [
+        "epochs",
+        "search -> dropout -> low",
+        "search -> dropout -> high",
+        "search -> dropout -> when -> schedul",
+        "search -> learning_rte",
+        "search -> schedule -> choices -> 0",
+        "search -> schedule -> choices -> 1",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("search", "fit", "read"),
-    [
-        (SIZES, {"batch_tokens": None}, True),
-        (SIZES, {"batch_tokens": 1000}, False),
-        (SIZES | TOKENS, {"batch_tokens": None}, False),
-        (SIZES | {"batch_tokens": {"choices": [None, 1000]}}, {"batch_tokens": 1000}, True),
-        ({"cycles": {"low": 2, "high": 4}}, {"schedule": "cosine"}, False),
-        ({"cycles": {"low": 2, "high": 4}}, {"schedule": "cosine_restarts"}, True),
-        ({"decay_fraction": {"low": 0.1, "high": 0.4}}, {"schedule": "linear"}, False),
-        (
-            {"decay_fraction": {"low": 0.1, "high": 0.4}, "schedule": {"choices": ["linear", "wsd"]}},
-            {"schedule": "linear"},
-            True,
-        ),
-        ({"final_fraction": {"low": 0.0, "high": 0.1}}, {"schedule": "constant"}, False),
-        ({"final_fraction": {"low": 0.0, "high": 0.1}}, {"schedule": "linear"}, True),
-    ],
-)
-def test_a_search_over_what_no_trial_reads_is_refused(search: dict[str, Any], fit: dict[str, Any], read: bool) -> None:
-    params = section(TuneHyperparameters, search=search, trials=3)
-    with nullcontext() if read else pytest.raises(UserError, match=f"search -> {next(iter(search))}: only read with"):
-        check_search(params, section(Fit, **fit))
-    check_search(section(TuneHyperparameters, search=search, trials=0), section(Fit, **fit))
+def test_a_pruner_and_a_sampler_that_have_one_objective_are_told_at_once() -> None:
+    names = {"sampler": "cma_es", "pruner": "hyperband", "cost": "flops"}
+    lines = mistakes({f"tune_hyperparameters.{name}": value for name, value in names.items()})
+    assert [line.split(": ")[1] for line in lines] == [
+        "tune_hyperparameters -> pruner",
+        "tune_hyperparameters -> sampler",
+    ]
 
 
 def test_a_scenario_is_named_by_a_word() -> None:
@@ -602,13 +695,20 @@ def test_null_is_a_value_where_the_comments_say_so() -> None:
     ("name", "dimension"),
     [
         ("learning_rate", {"low": 0.001, "high": 0.1, "log": True}),
+        ("learning_rate", {"low": 0.001, "high": 0.1, "log": True, "points": 3}),
         ("batch_size", {"choices": [16, 32]}),
-        ("batch_size", {"low": 16, "high": 64}),
+        ("batch_size", {"low": 16, "high": 64, "step": 16}),
         ("schedule", {"choices": ["cosine", "linear"]}),
         ("precision", {"choices": ["float32", "auto"]}),
-        ("dropout", {"low": 0.0, "high": 0.3}),
-        ("dropout", {"choices": [None, 0.1]}),
+        ("dropout", {"low": 0.0, "high": 0.3, "step": 0.1}),
+        ("dropout", {"choices": [None, 0.1], "when": {"schedule": ["cosine", "wsd"], "model": ["model"]}}),
         ("early_stopping_patience", {"choices": [None, 3]}),
+        ("class_weights", {"choices": ["balanced", None, {"good": 2.0}]}),
+        ("freeze", {"choices": [{}, {"embeddings": True}]}),
+        ("freeze.first_layers", {"low": 0, "high": 4}),
+        ("freeze.names", {"choices": [[], ["*.attn.*"]]}),
+        ("adapters", {"choices": [None, {"type": "dora", "rank": 4}]}),
+        ("adapters.rank", {"choices": [4, 8], "when": {"adapters.type": ["lora"]}}),
     ],
 )
 def test_any_setting_of_fit_can_be_searched(name: str, dimension: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ def test_all_missing_files_are_named_before_the_work_starts(tmp_path: Path, monk
         check_params.main()
     assert [line.partition(",")[0].partition(";")[0].partition(" (")[0] for line in error.value.lines] == [
         "params.yaml: no folder data/raw/base",
+        "params.yaml: no folder data/raw/models",
         "params.yaml: no folder data/raw/teacher",
         "params.yaml: no folder data/raw/sentence_encoder",
         "data/raw/data_to_text/train.csv: no such file",
@@ -72,6 +73,6 @@ def test_aligned_files_folders_and_globs_are_accepted(tmp_path: Path, monkeypatc
     for file in ("data_to_text/a.en", "data_to_text/a.de", "data_to_text/more/b.csv", "data_to_text/c.tsv"):
         (tmp_path / "data/raw" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data/raw" / file).touch()
-    for folder in ("base", "teacher", "sentence_encoder"):
+    for folder in ("base", "models", "teacher", "sentence_encoder"):
         (tmp_path / "data/raw" / folder).mkdir()
     check_params.main()

@@ -1,4 +1,4 @@
-"""What `train` prints before and after training, and the stats it writes."""
+"""What `train` prints before and after training, where its settings come from, and the stats it writes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from stages import train
+from stages.lib.core.files import read_json, write_json
+from stages.lib.params.fit import with_settings
+from stages.lib.records.tokenized_examples import write_label_ids
 from stages.lib.training.state import Curve
 from tests import tiny
+from tests.build import scratch_model
 
 
 @pytest.mark.parametrize(
@@ -57,3 +61,45 @@ def test_the_reported_loss_is_that_of_the_chosen_weights(
     scores: list[tuple[int, float]], averaged: tuple[int, float] | None, reported: float | None
 ) -> None:
     assert train._reported_loss(Curve([(8, 1.0)], [(4, 2.0), (8, 1.5)], scores, averaged)) == reported
+
+
+def test_each_searched_setting_is_told_with_where_it_comes_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tiny.tokenizer()
+    source = tmp_path / "tokenize"
+    tokens.save_pretrained(source / "tokenizer")
+    write_label_ids(source / "label_ids.json", [])
+    for split in ("train", "validation"):
+        tiny.dataset(tokens, source / split)
+    found = {"dropout": None, "freeze.embeddings": True, "learning_rate": 0.0021, "schedule": "cosine"}
+    write_json(tmp_path / "best.json", found)
+    settings = tiny.settings(epochs=1, learning_rate=0.004, dropout=0.1)
+    places: dict[str, Any] = {
+        "source": source,
+        "tuned": tmp_path / "best.json",
+        "target": tmp_path,
+        "folder": tmp_path / "s",
+    }
+    train.run(settings, scratch_model(tiny.ARCHITECTURE), tiny.machine(), **places)
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "train: model own, from random weights (params.yaml)",
+        "train: fit.dropout null (search; params.yaml has 0.1)",
+        "train: fit.freeze.embeddings true (search; params.yaml has false)",
+        "train: fit.learning_rate 0.0021 (search; params.yaml has 0.004)",
+        "train: fit.schedule cosine (params.yaml; the search found nothing better)",
+    ]
+    written = read_json(tmp_path / "report/settings.json")
+    assert written["from_search"] == ["dropout", "freeze.embeddings", "learning_rate"]
+    assert (written["dropout"], written["freeze"]["embeddings"], written["learning_rate"]) == (None, True, 0.0021)
+
+
+def test_a_dotted_name_replaces_a_value_in_its_section() -> None:
+    values: dict[str, Any] = {"seed": 1, "freeze": {"embeddings": False, "names": ["*.attn.*"]}, "adapters": None}
+    chosen = {"seed": 2, "freeze.embeddings": True, "adapters": {"rank": 8}}
+    assert with_settings(values, chosen) == {
+        "seed": 2,
+        "freeze": {"embeddings": True, "names": ["*.attn.*"]},
+        "adapters": {"rank": 8},
+    }
+    assert values == {"seed": 1, "freeze": {"embeddings": False, "names": ["*.attn.*"]}, "adapters": None}

@@ -18,7 +18,8 @@ from stages.lib.params.machine import Machine
 from stages.lib.params.model import Model
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.train import Train, check_together
-from stages.lib.params.tune_hyperparameters import TuneHyperparameters, check_search
+from stages.lib.params.tune_hyperparameters import TuneHyperparameters
+from stages.lib.tuning.space import Space
 
 # old place -> new place, or what to write instead; * stands for any scenario
 RENAMED = {
@@ -51,16 +52,20 @@ RENAMED = {
     "machine.processes": "data_workers, for prepare and tokenize; train_processes are those of training",
 }
 
+_DECISIVE = ("optimizer", "adapters", "adapters.quantize")  # settings that may not fit the machine
+
 
 def main() -> None:
     if lines := list(renamed(read_yaml())):
         raise UserError(lines)
     prepare, model, evaluate = read_section(Prepare), read_section(Model), read_section(Evaluate)
-    teacher = read_section(Train).teacher_folder
+    teacher, others = read_section(Train).teacher_folder, model.alternatives_folder
     raw = Path(prepare.folder) / read_scenario()
     folders = {
         f"{raw}, the files of the scenario (prepare -> folder)": raw,
         f"{model.folder} (model -> folder; DVC hashes it even when it is not read)": Path(model.folder),
+        f"{others} (model -> alternatives_folder; DVC hashes it even when it is not read)": Path(others),
+        **dict(_checkpoint_folders(model)),
         f"{teacher} (train -> teacher_folder; DVC hashes it even when it is not read)": Path(teacher),
         f"{evaluate.sentence_encoder_folder} (evaluate -> sentence_encoder_folder; DVC hashes it even when it is not "
         f"read)": Path(evaluate.sentence_encoder_folder),
@@ -69,15 +74,31 @@ def main() -> None:
     fit, labels = read_section(Fit), prepare.labels or {}
     machine, tuned = read_section(Machine), read_section(TuneHyperparameters)
     lines += _lines(lambda: check_together(fit, machine))
-    lines += _lines(lambda: check_search(tuned, fit))
-    if "optimizer" in tuned.search:  # training gets any of them
-        for name in tuned.search["optimizer"].ends():
-            lines += _lines(partial(check_together, fit.model_copy(update={"optimizer": name}), machine))
+    if tuned.trials:
+        lines += _lines(lambda: Space(tuned, fit, list(model.candidates())))
+        lines += _lines(lambda: _check_what_is_found(tuned, fit, machine))
     lines = list(dict.fromkeys(lines))
     lines += _lines(lambda: check_class_weights(fit, list(labels.values())))
     if raw.is_dir():
         lines += _lines(lambda: origins(prepare, raw))
     if lines:
+        raise UserError(lines)
+
+
+def _checkpoint_folders(model: Model) -> Iterator[tuple[str, Path]]:
+    """Of the alternatives that are read from a folder of their own."""
+    for name, other in model.candidates().items():
+        if other.scratch is None and other.name == "folder" and other.folder != model.folder:
+            yield f"{other.folder} (model -> alternatives -> {name} -> folder)", Path(other.folder)
+
+
+def _check_what_is_found(tuned: TuneHyperparameters, fit: Fit, machine: Machine) -> None:
+    """Training gets what the search has found, but on a machine that trials don't need: they are never sharded."""
+    decisive = {name: tuned.search[name] for name in _DECISIVE if name in tuned.search}
+    search = {name: dimension.model_copy(update={"when": {}}) for name, dimension in decisive.items()}
+    space = Space(tuned.model_copy(update={"search": search, "trials": 1}), fit)
+    found = [Fit.model_validate(space.values(settings)) for settings in space.grid]
+    if lines := [line for settings in found for line in _lines(partial(check_together, settings, machine))]:
         raise UserError(lines)
 
 

@@ -104,6 +104,8 @@ def _checkpoint(folder: Path) -> Model:
         family=None,
         trust_remote_code=None,
         architecture=CHECKPOINT,
+        alternatives_folder="",
+        alternatives={},
         scratch=None,
     )
 

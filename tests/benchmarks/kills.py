@@ -1,54 +1,109 @@
-"""Kills `dvc repro train` and its stage with SIGKILL, again and again: every other time at any moment after its launch,
-else after a new checkpoint. Run: `python -m tests.benchmarks.kills [KILLS]`. The model is the small one of the tests,
-on a hundred rows of the sample. Claims: each run resumes from its newest checkpoint, and the final model is, byte for
-byte, that of a run that nobody killed."""
+"""Kills `dvc repro` of a stage with SIGKILL, again and again: every other time at any moment after its launch, else
+after a new checkpoint of training, or a new finished trial of tuning.
+
+Run: `python -m tests.benchmarks.kills [train|tune-hyperparameters] [KILLS]`. The model is the small one of the tests,
+on a hundred rows of the sample. Claims: each run of training resumes from its newest checkpoint; a search keeps all of
+its finished trials; and the outputs are, byte for byte, those of a run that nobody killed.
+"""
 
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.test_pipeline import ENVIRONMENT, copy_of_the_project, edit, run
 
 INTERVAL = 0.5  # seconds between checkpoints
-LONGEST_START, LONGEST_LIFE = 20.0, 4.0  # seconds until a kill, after the launch or after a new checkpoint
+LONGEST_START, LONGEST_LIFE = 20.0, 4.0  # seconds until a kill, after the launch or after new work is done
+
+_FINISHED = """
+    SELECT study_name, number, state, value
+    FROM trials JOIN studies USING (study_id) LEFT JOIN trial_values USING (trial_id)
+    WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')
+"""
 
 
-def main() -> None:
-    kills = int(sys.argv[1]) if sys.argv[1:] else 50
+def main(stage: str = "train", kills: str = "50") -> None:
+    case, wanted = CASES[stage], int(kills)
     random.seed(1)
     with tempfile.TemporaryDirectory() as place:
         unbroken, killed = (Path(place) / name for name in ("unbroken", "killed"))
         for folder in (unbroken, killed):
             folder.mkdir()
             copy_of_the_project(folder)
-            edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {30 * kills}")
+            case.lengthen(folder, wanted)
             edit(folder, "checkpoint_seconds: 600", f"checkpoint_seconds: {INTERVAL}")
-            run(folder, "dvc", "repro", "tune-hyperparameters")
-        newest, done = 0, 0
-        while done < kills:
-            step = _killed_run(killed)
-            if step is None:
-                raise SystemExit(f"it ended after {done} kills; make it longer")
-            if step < newest:
-                raise SystemExit(f"kill {done + 1}: a newer checkpoint, of step {newest}, was lost")
-            print(f"kill {done + 1}: newest checkpoint at step {step}", flush=True)
-            newest, done = step, done + 1
+            run(folder, "dvc", "repro", case.before)
+        done = set[str]()
+        for kill in range(1, wanted + 1):
+            if not _was_killed(killed, stage):
+                raise SystemExit(f"it ended after {kill - 1} kills; make it longer")
+            kept = case.done(killed)
+            if lost := done - kept:
+                raise SystemExit(f"kill {kill} has lost {', '.join(sorted(lost))}")
+            print(f"kill {kill}: {len(kept)} {case.done.__name__} are kept", flush=True)
+            done = kept
         for folder in (unbroken, killed):
-            run(folder, "dvc", "repro", "train")
+            run(folder, "dvc", "repro", stage)
         same = (unbroken / "dvc.lock").read_bytes() == (killed / "dvc.lock").read_bytes()
-        print(f"{done} kills, {done} recoveries; the bytes of the unbroken run: {'yes' if same else 'NO'}")
+        print(f"{wanted} kills, {wanted} recoveries; the bytes of the unbroken run: {'yes' if same else 'NO'}")
 
 
-def _killed_run(folder: Path) -> int | None:
-    """Step of the newest complete checkpoint, or None if the run ended before the kill."""
-    before, is_early = _newest(folder), random.random() < 0.5
+def updates(folder: Path) -> set[str]:
+    """Those that the newest complete checkpoint of training has."""
+    marks = folder.glob(".scratch/train/*/checkpoint-*/complete.json")
+    return {f"update {step}" for mark in marks for step in range(1, 1 + int(mark.parent.name.split("-")[1]))}
+
+
+def trials(folder: Path) -> set[str]:
+    """The finished ones, those at full length too, and what came of them."""
+    found = set[str]()
+    for file in folder.glob(".scratch/tune-hyperparameters/*/study.db"):
+        with closing(sqlite3.connect(file)) as database, suppress(sqlite3.OperationalError):  # it has no tables yet
+            found |= {" ".join(map(str, row)) for row in database.execute(_FINISHED)}
+    return found
+
+
+def longer_training(folder: Path, kills: int) -> None:
+    edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {30 * kills}")
+
+
+def longer_search(folder: Path, kills: int) -> None:
+    """With all that a kill could upset: trials that depend on others, pruning, and confirmation."""
+    edit(folder, "trials: 2", f"trials: {4 * kills}")
+    edit(folder, "sampler: random", "sampler: tpe")
+    edit(folder, "pruner:", "pruner: successive_halving")
+    edit(folder, "cost:\n  epochs: 1", "cost:\n  epochs: 20")
+    edit(folder, r"confirm: \{trials: 0", "confirm: {trials: 2")
+    edit(folder, "evals_per_run: 2", "evals_per_run: 9")
+
+
+class Case(NamedTuple):
+    before: str  # the stage that has run before
+    lengthen: Callable[[Path, int], None]  # edits params.yaml for so many kills
+    done: Callable[[Path], set[str]]  # the work that must not be lost
+
+
+CASES = {
+    "train": Case("tune-hyperparameters", longer_training, updates),
+    "tune-hyperparameters": Case("tokenize", longer_search, trials),
+}
+
+
+def _was_killed(folder: Path, stage: str) -> bool:
+    """Whether a run of the stage was killed before its end."""
+    done = CASES[stage].done
+    before, is_early = done(folder), random.random() < 0.5
     process = subprocess.Popen(
-        ["dvc", "repro", "train"],
+        ["dvc", "repro", stage],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
@@ -56,20 +111,15 @@ def _killed_run(folder: Path) -> int | None:
         start_new_session=True,
     )
     try:
-        while not is_early and process.poll() is None and _newest(folder) == before:
+        while not is_early and process.poll() is None and done(folder) == before:
             time.sleep(0.05)
         time.sleep(random.uniform(0, LONGEST_START if is_early else LONGEST_LIFE))
-        return None if process.poll() is not None else _newest(folder)
+        return process.poll() is None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def _newest(folder: Path) -> int:
-    marks = folder.glob(".scratch/train/*/checkpoint-*/complete.json")
-    return max((int(mark.parent.name.split("-")[1]) for mark in marks), default=0)
-
-
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

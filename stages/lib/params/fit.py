@@ -1,7 +1,7 @@
 """Section `fit`: the settings of one training run. The trials of tuning and the final training run share them."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,16 @@ class Fit(Section):
     freeze: Freeze
     adapters: Adapters | None
     seed: Annotated[int, Field(ge=0)]
+
+
+def with_settings(fit_values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `fit`, with the chosen ones in place of its own. A dotted name, such as `adapters.rank`, is that of
+    a value in a section, which must not be null."""
+    values = dict(fit_values)
+    for name, value in chosen.items():
+        section, _, inner = name.partition(".")
+        values[section] = with_settings(values[section], {inner: value}) if inner else value
+    return values
 
 
 def check_class_weights(settings: Fit, labels: Sequence[str]) -> None:

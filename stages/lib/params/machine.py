@@ -20,6 +20,8 @@ class Machine(Section):
     nodes: Count
     rendezvous: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")] | None
     sharded: bool
+    tune_workers: Count
+    study_database: Annotated[str, Field(pattern=r"^\w+(\+\w+)?://")] | None
 
     @property
     def world_size(self) -> int:

@@ -9,11 +9,13 @@ from stages.lib.core.process import UserError
 from stages.lib.params.fit import Count, Fit, Positive
 from stages.lib.params.machine import Machine
 
+Metric = Literal["loss", "bleu", "chrf", "exact_match", "token_f1", "accuracy"]  # on validation
+
 
 class Train(Section):
     epochs: Positive
     max_minutes: Positive | None
-    metric_for_best_model: Literal["loss", "bleu", "chrf", "exact_match", "token_f1", "accuracy"]
+    metric_for_best_model: Metric
     generation_eval_examples: Count
     average_checkpoints: Count
     teacher: Annotated[str, Field(min_length=1)] | None

@@ -97,5 +97,9 @@ class TokenizedDataset:
         """All tokens with loss."""
         return int(self.target_lengths().sum() - self._lengths("masked_positions").sum())
 
+    def target_bytes(self) -> int:
+        """Of all texts with loss, in UTF-8."""
+        return int(pc.sum(self._table["target_bytes"]).as_py())
+
     def _lengths(self, name: str) -> Counts:
         return np.asarray(pc.list_value_length(self._table[name]).to_numpy(), np.int64)

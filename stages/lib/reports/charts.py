@@ -81,25 +81,36 @@ class Series(NamedTuple):
     last_value: float
 
 
-class Curves(NamedTuple):
+class Point(NamedTuple):
+    kind: str  # complete | pruned | chosen, or front | off
+    title: str
+    x: float
+    y: float
+
+
+class Chart(NamedTuple):
     series: list[Series]
-    steps: list[tuple[float, float]]  # percent from the left, step
-    losses: list[tuple[float, float]]  # percent from the top, loss
+    points: list[tuple[Point, float, float]]  # with percent from the left, percent from the top
+    across: list[tuple[float, float]]  # percent from the left, x
+    down: list[tuple[float, float]]  # percent from the top, y
 
 
-def curves(lines: Mapping[str, Sequence[Sequence[float]]]) -> Curves | None:
-    """Loss by step, from the lowest to the highest loss. None if there is no point."""
-    lines = {name: points for name, points in lines.items() if points}
-    if not lines:
+def chart(lines: Mapping[str, Sequence[Sequence[float]]], points: Sequence[Point] = ()) -> Chart | None:
+    """Lines of (x, y) and single points; x is a count, from 0, and y from the lowest to the highest. None if there is
+    nothing to draw."""
+    lines = {name: places for name, places in lines.items() if places}
+    every = [*(place for places in lines.values() for place in places), *((own.x, own.y) for own in points)]
+    if not every:
         return None
-    losses = [point[1] for points in lines.values() for point in points]
-    ticks = list(_ticks(min(losses), max(losses)))
-    across = Scale(0, max(points[-1][0] for points in lines.values()))
-    down = Scale(max(*ticks, max(losses)), min(*ticks, min(losses)))
-    return Curves(
-        [_series(name, points, across, down) for name, points in lines.items()],
-        [(100 * across.share(step), step) for step in _ticks(0, across.high) if step <= across.high],
-        [(100 * down.share(loss), loss) for loss in ticks],
+    heights = [place[1] for place in every]
+    ticks = list(_ticks(min(heights), max(heights)))
+    across = Scale(0, max(place[0] for place in every))
+    down = Scale(max(*ticks, max(heights)), min(*ticks, min(heights)))
+    return Chart(
+        [_series(name, places, across, down) for name, places in lines.items()],
+        [(own, 100 * across.share(own.x), 100 * down.share(own.y)) for own in points],
+        [(100 * across.share(x), x) for x in _ticks(0, across.high) if x <= across.high and x.is_integer()],
+        [(100 * down.share(y), y) for y in ticks],
     )
 
 
@@ -107,7 +118,7 @@ def _series(name: str, points: Sequence[Sequence[float]], across: Scale, down: S
     drawn = list(points[:: -(-len(points) // _MOST_POINTS)])
     if drawn[-1] != points[-1]:
         drawn.append(points[-1])
-    places = [(100 * across.share(step), 100 * down.share(loss)) for step, loss in drawn]
+    places = [(100 * across.share(x), 100 * down.share(y)) for x, y in drawn]
     return Series(name, " ".join(f"{x:.2f},{y:.2f}" for x, y in places), places[-1], points[-1][1])
 
 

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from stages.lib.core.markdown import table
 from stages.lib.records.examples import SPLITS
 from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, span
+from stages.lib.reports.search import summary
 
 Figures = Mapping[str, Any]
 
@@ -115,6 +116,8 @@ def _text(figures: Figures) -> Iterator[str]:
     yield from table(
         "Training", ("", ""), [(in_words(name), plain(value)) for name, value in flattened(figures["train"])]
     )
+    if searched := list(summary(figures["tune_hyperparameters"])):
+        yield from ("", f"Settings were searched for on validation. {' '.join(searched)}")
     yield from table("Settings", ("parameter", "value"), [(name, plain(v)) for name, v in flattened(figures["params"])])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 _MOST_DECIMALS = 6
 _LARGE = 1e9  # perplexities can have hundreds of digits
+_PREFIXES = {6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 _MINUS = "\u2212"  # as wide as a plus
 
 
@@ -46,6 +47,12 @@ def plain(value: Any) -> str:
         return ", ".join(map(plain, value))
     is_line = isinstance(value, str) and value == " ".join(value.splitlines()).strip()
     return str(value) if is_line else json.dumps(value, ensure_ascii=False)
+
+
+def compact(count: float) -> str:
+    """Of three digits from a million on, such as 3.44 M."""
+    power = max((p for p in _PREFIXES if abs(count) >= 10**p), default=None)
+    return plain(round(count)) if power is None else f"{count / 10**power:.3g} {_PREFIXES[power]}"
 
 
 def span(low: float | None, high: float | None, places: int) -> str:

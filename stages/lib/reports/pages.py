@@ -14,13 +14,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages.lib.records.examples import SPLITS
 from stages.lib.reports.account import account
-from stages.lib.reports.charts import Scale, curves, difference_scale, marks_of, results_scale, score_scale
-from stages.lib.reports.numbers import decimals, finite, fixed, flattened, in_words, plain, probability, signed, span
+from stages.lib.reports.charts import Scale, chart, difference_scale, marks_of, results_scale, score_scale
+from stages.lib.reports.numbers import (
+    compact,
+    decimals,
+    finite,
+    fixed,
+    flattened,
+    in_words,
+    plain,
+    probability,
+    signed,
+    span,
+)
 from stages.lib.reports.predictions import embedded, shortened
+from stages.lib.reports.search import search_section
 from stages.lib.reports.word_differences import word_differences
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_TRIALS = 50
 
 Figures = Mapping[str, Any]
 
@@ -32,9 +43,9 @@ def report_page(figures: Figures) -> str:
     and where known low, high, smallest_difference, before_training, ceiling, floors {name: value}}}; properties {name:
     share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}, also of scores that were not
     measured; notes [line]; breakdowns [{by, value, examples, small, score, result, and where known low, high}]; curve
-    {training and validation: [[update, loss]]}; trials [{trial, validation_loss or None, settings ...}]; prepare,
-    tokenize and train: the stages' stats; params {stage: {name: value}}, the settings; predictions, the worst first
-    [{id, source, references, prediction, faults [line], scores {name: value}}].
+    {training and validation: [[update, loss]]}; search, as `read_search` gives it; prepare, tokenize,
+    tune_hyperparameters and train: the stages' stats; params {stage: {name: value}}, the settings; predictions, the
+    worst first [{id, source, references, prediction, faults [line], scores {name: value}}].
     """
     scores, diagnostics, goals = figures["scores"], figures["diagnostics"], figures["goals"]
     every = {**scores, **diagnostics}
@@ -52,8 +63,9 @@ def report_page(figures: Figures) -> str:
         signatures=[(name, score["signature"]) for name, score in every.items()],
         properties=[(in_words(name), value) for name, value in figures["properties"].items()],
         breakdowns=_by_score(figures["breakdowns"]),
-        curves=curves(figures["curve"]),
-        trials=_trials(figures["trials"]),
+        curves=chart(figures["curve"]),
+        search=search_section(figures["search"], figures["tune_hyperparameters"]),
+        share_scale=Scale(0, 1),
         settings=list(flattened(figures["params"])),
         train=[(in_words(name), value) for name, value in flattened(figures["train"])],
         splits=splits,
@@ -92,6 +104,7 @@ def _page(template: str, script: str, **values: Any) -> str:
         "span": span,
         "signed": signed,
         "plain": plain,
+        "compact": compact,
         "probability": probability,
         "common_decimals": _common_decimals,
         "results_scale": results_scale,
@@ -140,29 +153,6 @@ def _by_score(rows: Iterable[Figures]) -> dict[str, dict[str, list[Figures]]]:
 def _common_decimals(rows: Sequence[Figures], name: str) -> int:
     """As many as the surest of the rows supports, so that their numbers stand one below the other."""
     return max(decimals(row[name] or row.get("first", 0), row["low"], row["high"]) for row in rows)
-
-
-def _trials(trials: Sequence[Figures]) -> dict[str, Any] | None:
-    """The best 50, in their order. `settings` names the columns."""
-    losses = [row["validation_loss"] for row in trials if row["validation_loss"] is not None]
-    if not losses:
-        return None
-    ranked = sorted(trials, key=lambda row: (row["validation_loss"] is None, row["validation_loss"]))[:_MOST_TRIALS]
-    kept = [row for row in trials if row in ranked]
-    fixed_columns = ("trial", "validation_loss")
-    return {
-        "settings": list(dict.fromkeys(name for row in kept for name in row if name not in fixed_columns)),
-        "scale": Scale(min(losses), max(losses)),
-        "rows": [
-            {
-                "trial": row["trial"],
-                "loss": row["validation_loss"],
-                "best": row["validation_loss"] == min(losses),
-                "settings": {name: value for name, value in row.items() if name not in fixed_columns},
-            }
-            for row in kept
-        ],
-    }
 
 
 def _by_split(prepare: Figures, tokenize: Figures, splits: Sequence[str]) -> dict[str, dict[str, Any]]:

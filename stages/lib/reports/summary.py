@@ -79,10 +79,10 @@ def _ends(interval: Interval) -> dict[str, float]:
 
 
 def page_figures(
-    results: Results, about: About, stats: Mapping[str, Any], curve: Any, trials: Any, shown: Sequence[dict[str, Any]]
+    results: Results, about: About, stats: Mapping[str, Any], curve: Any, search: Any, shown: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the pages show. `stats` holds those of each stage; `shown` the predictions, worst first."""
-    return {**about, **full(results, about), **stats, "curve": curve, "trials": trials, "predictions": shown}
+    return {**about, **full(results, about), **stats, "curve": curve, "search": search, "predictions": shown}
 
 
 def told(results: Results) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,10 @@ from stages.lib.training.state import State
 _MARK, _STATE, _WEIGHTS, _MOMENTS = "complete.json", "state.json", "model.safetensors", "optimizer.pt"
 
 
+class Unwritable(UserError):
+    """A checkpoint can't be written."""
+
+
 class Checkpoints:
     """Those of one run, in its folder. All processes that train together call each method."""
 
@@ -44,13 +48,13 @@ class Checkpoints:
         """Deletes older checkpoints afterwards, except those of the steps in `kept`.
 
         Raises:
-            UserError: the disk is full, or the folder can't be written to.
+            Unwritable: the disk is full, or the folder can't be written to.
         """
         checkpoint = self._folder / f"checkpoint-{state.step}"
         try:
             self._write(checkpoint, state)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(
+            raise Unwritable(
                 f"{self._title}: the checkpoint of step {state.step} can't be written to {self._folder} "
                 f"({first_line(error)}); make room and run again: it continues from the last"
             ) from None

@@ -11,12 +11,12 @@ from stages.lib.core.worker_pool import available_cores
 from stages.lib.params.machine import Machine
 
 _SAVING_SECONDS = 600  # after SIGTERM, until a process is killed
-_STARTED = "TEXTGEN_STARTED"  # environment variable of the processes that train together
+STARTED = "TEXTGEN_STARTED"  # environment variable of the processes that train together
 
 
 def is_worker() -> bool:
     """Whether this process is one of several that were started to train together."""
-    return _STARTED in os.environ
+    return STARTED in os.environ
 
 
 def launch_distributed(module: str, machine: Machine) -> bool:
@@ -42,7 +42,7 @@ def launch_distributed(module: str, machine: Machine) -> bool:
     if torch.cuda.is_available() and machine.train_processes > torch.cuda.device_count():
         gpus = torch.cuda.device_count()
         raise UserError(f"params.yaml: machine -> train_processes: there are {gpus} GPUs, one for each")
-    os.environ[_STARTED] = module
+    os.environ[STARTED] = module
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else every process warns about speed
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // machine.train_processes)))
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # a process that fails prints the reason itself

@@ -3,7 +3,7 @@
 `loop.py` makes the updates. This module does the rest: checks, kernels, and the mean of the best checkpoints.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
@@ -44,6 +44,7 @@ def fit(
     scorer: Scorer | None = None,
     class_weights: Mapping[tuple[int, ...], float] | None = None,
     teacher: Teacher | None = None,
+    watch: Callable[[Curve], None] | None = None,
 ) -> Curve:
     """Trains `network` in place. Afterwards it has the weights of its best checkpoint, or the mean of several.
 
@@ -52,6 +53,7 @@ def fit(
         title: of the progress bar, and in front of every message.
         scorer: its score chooses the best checkpoint, in place of the loss.
         class_weights: target ids of a label -> its weight in the training loss.
+        watch: gets the curve after every evaluation, and can end the run by an exception.
 
     Raises:
         UserError: an example is longer than the model's context, the model ignores the source or sees what it must
@@ -68,6 +70,7 @@ def fit(
                 scorer=scorer,
                 class_weights=class_weights,
                 loss_of=teacher.summed_loss if teacher else None,
+                watch=watch,
             )
             state = loop.run()
         if not loop.stopped:

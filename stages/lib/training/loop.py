@@ -30,7 +30,7 @@ from stages.lib.training.optimizers import make_optimizer
 from stages.lib.training.progress import REPORTS, Progress
 from stages.lib.training.sampler import BatchSampler, UpdateLoader, batches_per_epoch
 from stages.lib.training.schedules import learning_rate_factor
-from stages.lib.training.state import State
+from stages.lib.training.state import Curve, State
 from stages.lib.training.update import Gradient, SummedLoss
 from stages.lib.training.validation import Scorer, ValidationLoss
 
@@ -49,6 +49,7 @@ class Loop:
         asked_to_stop: whether the run has to save its state and end.
         class_weights: target ids of a label -> its weight in the loss.
         loss_of: that is minimised; None is the cross entropy.
+        watch: gets the curve after every evaluation, and can end the run by an exception.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Loop:
         scorer: Scorer | None = None,
         class_weights: Mapping[tuple[int, ...], float] | None = None,
         loss_of: SummedLoss | None = None,
+        watch: Callable[[Curve], None] | None = None,
     ) -> None:
         self._network, self._train, self._settings, self._machine = network, train, settings, machine
         self._title, self._asked_to_stop, self._scorer, self._loss_of = title, asked_to_stop, scorer, loss_of
+        self._watch = watch
         self._accelerator = _accelerator(machine)
         self._collate = make_collator(network, train, layout, settings, class_weights)
         self._validation_loss = ValidationLoss(network, validation, layout, settings, self._accelerator)
@@ -128,6 +131,8 @@ class Loop:
                     progress.log(state.step, train_loss=state.end_point())
                 if evaluates:
                     progress.log(state.step, **self._evaluate())
+                    if self._watch is not None:  # before the checkpoint: a run that ends here ends here again
+                        self._watch(state.curve)
                 if evaluates or is_late or self.stopped:
                     self._checkpoints.save(state, kept=state.curve.best_steps(settings.average_checkpoints))
                     saved_at = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.core.files import write_json
+from stages.lib.core.files import write_json, write_text
 from stages.lib.core.process import UserError
 from stages.lib.models.devices import autocast, uses_bfloat16
 from stages.lib.models.families import interface_of
@@ -68,10 +68,10 @@ def checked_part(validation: TokenizedDataset) -> int:
 
 
 def _save_adapter(network: PreTrainedModel, base: Model, folder: Path) -> None:
-    """Writes what plain peft opens on the base model: adapter_model.safetensors and adapter_config.json. Without
-    adapters the folder is empty."""
+    """Writes what plain peft opens on the base model: adapter_model.safetensors and adapter_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     if not has_adapters(network):
+        write_text(folder / "no_adapters.txt", "This model was trained without adapters.\n")  # DVC warns of empty outs
         return
     from peft import get_peft_model_state_dict  # it takes seconds to import
 
