@@ -41,6 +41,7 @@ CAUSAL, ENCODER = "smollm2-135m-instruct", "minilm-l6"
 WHOLE = {"fit.dropout": None, "fit.weight_decay": 0.01, "fit.label_smoothing": 0.0, "predict_base.enabled": False}
 # the embeddings and the lower 20 of 30 layers stay as they are: nearly twice as fast
 UPPER = WHOLE | {"fit.batch_size": 16, "fit.evals_per_run": 2, "fit.freeze": {"embeddings": True, "first_layers": 20}}
+UPPER |= {"fit.precision": "auto"}
 
 
 class Task(NamedTuple):
@@ -63,17 +64,17 @@ TASKS = {
         "sst2",
         CAUSAL,
         UPPER
-        | {"fit.learning_rate": 3e-4, "train.epochs": 0.3}
+        | {"fit.learning_rate": 3e-4, "train.epochs": 2}
         | {"scenarios.sst2.tokenize.prompt": "Review: {source}\nSentiment:\n"},
         200,
-        900,
+        None,
     ),
-    "e2e": Task("e2e", CAUSAL, UPPER | {"fit.learning_rate": 5e-4, "train.epochs": 0.02}, 10, 100),
+    "e2e": Task("e2e", CAUSAL, UPPER | {"fit.learning_rate": 5e-4, "train.epochs": 0.25}, 10, 200),
     "tweetqa": Task(
         "tweetqa",
         CAUSAL,
         UPPER
-        | {"fit.learning_rate": 3e-4, "train.epochs": 0.08}
+        | {"fit.learning_rate": 3e-4, "train.epochs": 0.6}
         | {"scenarios.tweetqa.prepare.source": "Tweet: {Tweet}\nQuestion: {Question}\nAnswer:"},
         100,
         400,
@@ -82,13 +83,13 @@ TASKS = {
         "shakespeare_style",
         CAUSAL,
         UPPER
-        | {"fit.learning_rate": 3e-4, "train.epochs": 0.08}
+        | {"fit.learning_rate": 3e-4, "train.epochs": 0.7}
         | {"scenarios.shakespeare_style.tokenize.prompt": "Modern: {source}\nShakespeare:\n"}
         | {"scenarios.shakespeare_style.predict.strategy": "greedy"},
         100,
         400,
     ),
-    "babi_task6": Task("babi_task6", CAUSAL, UPPER | {"fit.learning_rate": 3e-4, "train.epochs": 0.15}, 20, 60),
+    "babi_task6": Task("babi_task6", CAUSAL, UPPER | {"fit.learning_rate": 3e-4, "train.epochs": 0.5}, 20, 60),
 }
 
 
