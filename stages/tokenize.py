@@ -105,11 +105,11 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizers library
     candidates = model.candidates()
     families = _for_each(candidates, lambda _, candidate: _family(params, candidate, source / "train"))
-    for folder in ("alternatives", "alternatives_test"):  # outs; DVC warns of empty ones
+    for folder in ("alternatives", "alternatives_test", "report/alternatives"):
         shutil.rmtree(target / folder, ignore_errors=True)
-        write_json(target / folder / "names.json", {"names": [name for name in candidates if name != OWN]})
-    shutil.rmtree(target / "report/alternatives", ignore_errors=True)
     _for_each(candidates, lambda name, candidate: _tokenize(params, candidate, families[name], name, source, target))
+    for folder in ("alternatives", "alternatives_test"):  # outs, and DVC warns of empty ones
+        write_json(target / folder / "names.json", {"names": [name for name in candidates if name != OWN]})
 
 
 def _for_each(candidates: Mapping[str, Model], do: Callable[[str, Model], T]) -> dict[str, T]:

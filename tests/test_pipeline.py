@@ -255,7 +255,7 @@ STALE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "code of training": (comment("stages/lib/training/fit.py"), ["tune-hyperparameters", "train"]),
     "code of decoding": (
         comment("stages/lib/generation/decoding.py"),
-        ["train", "predict-base", "predict"],
+        ["tune-hyperparameters", "train", "predict-base", "predict"],
     ),
     "code of reading": (comment("stages/lib/ingest/formats.py"), ["prepare"]),
 }

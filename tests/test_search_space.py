@@ -14,12 +14,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stages.lib.core.process import UserError
-from stages.lib.params.fit import Fit
-from stages.lib.params.train import FitSettings
+from stages.lib.params.fit import Adapters, Fit
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
 from stages.lib.tuning.samplers import make_sampler, trial_count
 from stages.lib.tuning.space import Settings, Space
-from stages.lib.tuning.trials import settings_of_trial
 from tests.build import section
 
 RATES = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -191,7 +189,7 @@ def test_a_chosen_section_can_leave_out_parts_and_is_not_changed() -> None:
     assert values["adapters"] == {**section(Fit, adapters={"rank": 4}).model_dump()["adapters"]}
     assert settings == {"adapters": {"type": "lora"}, "adapters.rank": 4}
     assert space.values({"adapters": {"type": "lora"}})["adapters"]["rank"] == 8
-    assert isinstance(settings_of_trial(values, 1.0, "loss", 10), FitSettings)
+    assert Fit.model_validate(values).adapters == Adapters(rank=4)
 
 
 def test_the_value_of_params_is_found_among_sections_in_short() -> None:
@@ -329,12 +327,14 @@ def test_a_grid_ends_with_its_last_combination_and_does_not_repeat_the_first_tri
 def test_a_grid_is_tried_whole_in_an_order_that_the_seed_draws() -> None:
     search = {**RATES, "dropout": {"choices": [0.0, 0.1]}, "batch_size": {"choices": [16, 32]}}
     search["learning_rate"] = {"choices": [0.002, 0.004]}
-    orders = [drawn(search, "grid", seed=seed)[0] for seed in (1, 2)]
+    (first, trials), (other, _) = (drawn(search, "grid", seed=seed) for seed in (1, 2))
+    for known in range(8):
+        assert drawn(search, "grid", trials=known + 1, before=trials[:known])[0] == first[known : known + 1]
     every = Space(params_of(search), section(Fit)).grid
-    for order in orders:
+    for order in (first, other):
         assert sorted(map(str, order)) == sorted(map(str, every))
         assert order[0] == {"learning_rate": 0.004, "dropout": 0.1, "batch_size": 32}
-    assert orders[0] != orders[1]
+    assert first != other
 
 
 def assert_within(settings: Settings) -> None:

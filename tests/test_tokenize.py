@@ -440,7 +440,8 @@ def test_two_runs_write_the_same_bytes_even_in_another_process(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code, tmp_path / "three"], cwd=PROJECT, check=True, timeout=60)
     one = contents(tmp_path / "one/out")
     reports = {f"report/{name}" for name in ("rejected.jsonl", "settings.json", "stats.json", "preview.md")}
-    outs = {*SPLITS, "tokenizer", "label_ids.json", "no_input.json", *reports}
+    alternatives = {"alternatives", "alternatives_test"}
+    outs = {*SPLITS, "tokenizer", "label_ids.json", "no_input.json", *alternatives, *reports}
     assert {name if name in reports else name.partition("/")[0] for name in one} == outs
     for again in ("two", "three"):
         assert one == contents(tmp_path / again / "out")
