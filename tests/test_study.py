@@ -175,8 +175,10 @@ def test_a_trial_of_a_killed_process_goes_on_where_it_was(url: str) -> None:
 def test_only_trials_of_this_machine_are_taken_over(url: str) -> None:
     here, there = study_of(url, "here"), study_of(url, "there")
     assert [asked(here).number, asked(there).number] == [0, 1]
+    begins = optuna.load_study(storage=url, study_name="search").ask()  # on a machine that has not noted its name yet
     here.take_over()
-    assert [asked(here).number, asked(here).number] == [0, 2]
+    assert begins.number == 2
+    assert [asked(here).number, asked(here).number] == [0, 3]
 
 
 def test_the_trial_of_a_dead_machine_is_put_back_and_that_of_a_live_one_is_not(url: str, hurried: None) -> None:

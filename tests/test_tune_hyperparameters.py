@@ -645,7 +645,7 @@ def test_models_of_different_families_are_compared(ids: Path, tmp_path: Path) ->
 
 EDITS = {
     r"trials: 2\b": "trials: 3",
-    r"(\n  cost:\n  epochs: )1\b": r"\g<1>300",
+    r"(\n  cost:\n  epochs: )1\b": r"\g<1>120",
     r"checkpoint_seconds: 600": "checkpoint_seconds: 0.1",
     r"tune_workers: 1": "tune_workers: 2",
 }
