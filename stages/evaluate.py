@@ -10,13 +10,12 @@ Writes: for git, in metrics/: evaluate.json (the few scores that stand for the r
 Random: the resamples that intervals come from; they are the same in every run.
 """
 
-import csv
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.lib.core.files import atomic_file, read_json, write_json, write_text
+from stages.lib.core.files import atomic_file, read_json, write_csv, write_json, write_text
 from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
@@ -104,12 +103,12 @@ def _worst_first(results: Results) -> list[dict[str, Any]]:
 def _write_plots(folder: Path, results: Results, labels: Sequence[str], curve: Mapping[str, Any]) -> None:
     answered = results.predictions if results.has_answers else []
     for name in ("training", "validation"):
-        _write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
+        write_csv(folder / f"{name}_loss.csv", ("step", "loss"), [(s, round(loss, 5)) for s, loss in curve[name]])
     shown = answered[:: -(-len(answered) // _MOST_POINTS) or 1]
     lengths = [(count_words(own.references[0]), count_words(own.prediction)) for own in shown]
-    _write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
-    _write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(answered) if labels else ())
-    _write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
+    write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
+    write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(answered) if labels else ())
+    write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
 
 
 def _parts(results: Results) -> Iterator[tuple[str, float]]:
@@ -118,13 +117,6 @@ def _parts(results: Results) -> Iterator[tuple[str, float]]:
         if part.score == results.headline[0]:
             few = ", few" if part.is_small else ""
             yield f"{part.by}: {part.value} ({part.examples}{few})", rounded(part.result, part.interval)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with atomic_file(path) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _copy_tables(report: Path, folder: Path) -> None:

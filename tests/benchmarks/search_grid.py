@@ -76,7 +76,7 @@ def trained(candidates: Candidates, fit: Mapping[str, Any], machine: Machine) ->
 
     settings = settings_of_trial(fit, EPOCHS, "loss", VALIDATION)
     with tempfile.TemporaryDirectory() as folder:
-        run_trial(candidates, OWN, settings, machine, Path(folder), "grid", watch)
+        run_trial(candidates, OWN, settings, machine, Path(folder), "grid", watch, with_losses=False)
     return curve
 
 

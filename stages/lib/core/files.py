@@ -1,9 +1,10 @@
 """Files with reproducible bytes, written atomically: a file is complete, or it does not exist."""
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ def read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text("utf-8"))
     assert isinstance(content, dict)
     return content
+
+
+def write_csv(path: Path, header: Sequence[object], rows: Iterable[Iterable[object]]) -> None:
+    with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -209,7 +209,7 @@ def _are_close(one: Tensor, other: Tensor, rounding: float) -> bool:
 
 def _result(network: PreTrainedModel, batch_of: BatchOf, examples: Sequence[TokenizedExample]) -> _Result:
     losses, embeddings, is_own = _pass(network, batch_of, examples)
-    with _precision(network):  # our kernels compute backward in the precision that is set then
+    with _precision(network):  # autocast around this would round the products of backward too
         (gradient,) = torch.autograd.grad(losses[-len(examples[-1].target_ids) :].sum(), embeddings)
     return _Result(losses.detach(), gradient[is_own], bool(gradient[~is_own].any()))
 

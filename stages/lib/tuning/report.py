@@ -3,7 +3,6 @@
 No table holds seconds: these differ from run to run, and have a file of their own, which is no out of the stage.
 """
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from stages.lib.core.files import atomic_file, write_json
+from stages.lib.core.files import write_csv, write_json
 from stages.lib.tuning.confirmation import Confirmed
 from stages.lib.tuning.importances import FEWEST_COMPLETE, Importance, importances
 from stages.lib.tuning.scales import is_logarithmic, is_number, label, places
@@ -68,14 +67,14 @@ def write_report(
         "confirmed": _confirmed_table(confirmed),
     }
     for name, (header, rows) in tables.items():
-        _write_csv(report / f"{name}.csv", header, rows)
+        write_csv(report / f"{name}.csv", header, rows)
     write_json(report / "stats.json", _stats(trials, best, objective, front, found, confirmed))
     write_json(report / "notes.json", {"notes": list(notes)})
 
 
 def write_seconds(path: Path, trials: Sequence[Trial]) -> None:
     """How long each trial took."""
-    _write_csv(path, ("trial", "seconds"), ((_shown(own), round(own.seconds, 1)) for own in trials))
+    write_csv(path, ("trial", "seconds"), ((_shown(own), round(own.seconds, 1)) for own in trials))
 
 
 def _front(trials: Sequence[Trial], objective: Objective) -> set[int]:
@@ -246,10 +245,3 @@ def _confirmed_stats(
 def _rounded(value: float | None, digits: int = 6) -> float | str:
     """To significant digits; nothing where there is no finite number."""
     return "" if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
-
-
-def _write_csv(path: Path, header: Row, rows: Iterable[Row]) -> None:
-    with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)

@@ -123,8 +123,8 @@ def run_trial(
     machine: Machine,
     folder: Path,
     title: str,
-    watch: Watch | None = None,
-    with_losses: bool = False,
+    watch: Watch,
+    with_losses: bool,
 ) -> Result:
     """Trains the model of this name. A loss is in nats a target token; in bits a byte where there are several models.
 
@@ -148,8 +148,7 @@ def run_trial(
         points = curve.scores or curve.validation
         with autocast(settings.precision):
             losses = [loss for _, loss, _ in sorted(example_losses(network, own.validation, 16))] if with_losses else []
-        if watch is not None:
-            watch(len(points), points[-1][0], value_of(curve, points[-1]), losses)
+        watch(len(points), points[-1][0], value_of(curve, points[-1]), losses)
 
     weights = class_weights(settings, own.labels, own.train)
     scorer = make_scorer(settings, own.tokenizer, own.labels, own.validation, machine.generation_batch_size)
