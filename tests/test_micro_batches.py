@@ -103,6 +103,16 @@ def test_a_packed_row_has_segments_of_similar_length_and_at_most_so_many_tokens(
     assert [batch["lengths"].tolist() for batch in rows] == [[9], [5, 7, 1, 3]]
 
 
+@pytest.mark.parametrize("max_tokens", [None, 20])
+def test_packed_rows_are_filled_to_few_lengths(max_tokens: int | None) -> None:
+    filled, plain = (collator("packed", cost=3, max_tokens=max_tokens, row_step=step)(EXAMPLES) for step in (8, 1))
+    assert (filled["tokens"], filled["targets"]) == (plain["tokens"], plain["targets"])
+    assert labels_of(filled["micro_batches"]) == labels_of(plain["micro_batches"])
+    for row in filled["micro_batches"]:
+        assert row["input_ids"].shape[1] % 8 == row["labels"].shape[1] % 8 == 0
+        assert row["lengths"].sum() == row["input_ids"].shape[1]
+
+
 def test_without_an_example_there_is_one_without_loss() -> None:
     update = collator("packed")([])
     assert update["targets"] == 0

@@ -1,4 +1,4 @@
-"""Packed classifiers and T5: examples end to end in one row teach the same as each alone."""
+"""Packed examples, end to end in one row, teach the same as each alone."""
 
 from typing import Any
 
@@ -26,6 +26,10 @@ CLASSIFIERS: list[dict[str, Any]] = [
     {"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
 ]
 TEXT_TO_TEXT: list[dict[str, Any]] = [{"model_type": "t5", **RELATIVE}, {"model_type": "mt5", **RELATIVE}]
+CAUSAL: list[dict[str, Any]] = [
+    {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2},
+    {"model_type": "llama", **NARROW},
+]
 LABELS = ["a", "b", "c"]
 
 
@@ -36,24 +40,25 @@ def examples(with_label: bool) -> list[TokenizedExample]:
 
 
 def network_of(architecture: dict[str, Any]) -> PreTrainedModel:
-    is_text = architecture in TEXT_TO_TEXT
-    tokens = tiny.tokenizer("seq2seq" if is_text else "encoder")
-    network = tiny.model(tokens, architecture=architecture, dropout=0.0, labels=[] if is_text else LABELS)
+    has_labels = architecture not in TEXT_TO_TEXT + CAUSAL
+    family = "encoder" if has_labels else "causal" if architecture in CAUSAL else "seq2seq"
+    tokens = tiny.tokenizer(family)
+    network = tiny.model(tokens, architecture=architecture, dropout=0.0, labels=LABELS if has_labels else [])
     use_kernels(network, tiny.settings())
     return network
 
 
 @pytest.mark.parametrize(
-    "architecture", CLASSIFIERS + TEXT_TO_TEXT, ids=lambda architecture: architecture["model_type"]
+    "architecture", CLASSIFIERS + TEXT_TO_TEXT + CAUSAL, ids=lambda architecture: architecture["model_type"]
 )
 def test_a_packed_batch_has_the_loss_and_gradient_of_a_padded_one(architecture: dict[str, Any]) -> None:
     network, own = network_of(architecture), examples(with_label=architecture in CLASSIFIERS)
     assert choose_layout(network, own) == "packed"
     weights = {tuple(example.target_ids): 0.5 + number for number, example in enumerate(own)}
 
-    def result(layout: Layout, cost: int, pieces: int = 1) -> tuple[float, dict[str, Tensor]]:
+    def result(layout: Layout, cost: int, pieces: int = 1, row_step: int = 1) -> tuple[float, dict[str, Tensor]]:
         interface = interface_of(network)
-        (batch,) = Collator(interface, layout, 0, cost, None, own[0], weights)(own)["micro_batches"]
+        (batch,) = Collator(interface, layout, 0, cost, None, own[0], row_step, weights)(own)["micro_batches"]
         network.zero_grad()
         parts = split_evenly(batch, pieces)
         loss = torch.stack([summed_loss(interface, network, part, 0.1) for part in parts]).sum()
@@ -63,8 +68,10 @@ def test_a_packed_batch_has_the_loss_and_gradient_of_a_padded_one(architecture: 
         }
 
     loss, gradients = result("padded", 10**6)
-    # one segment of attention, several, and the halves of a batch
-    for packed, same in (result("packed", 10**6), result("packed", 4), result("packed", 4, pieces=2)):
+    # one segment of attention, several, the halves of a batch, and rows that pads fill
+    ways: list[dict[str, int]] = [{"cost": 10**6}, {"cost": 4}, {"cost": 4, "pieces": 2}]
+    ways += [{"cost": 4, "row_step": 32}, {"cost": 4, "pieces": 2, "row_step": 32}]
+    for packed, same in (result("packed", **way) for way in ways):
         assert packed == pytest.approx(loss, rel=1e-5)
         assert same.keys() == gradients.keys()
         for name, gradient in gradients.items():

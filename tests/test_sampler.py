@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from stages.lib.training.sampler import BatchSampler, batches_per_epoch
+from stages.lib.training.sampler import BatchSampler, UpdateLoader, batches_per_epoch
 from tests import tiny
 
 LENGTHS = np.random.default_rng(1).integers(5, 60, (2, 1003)).sum(0)
@@ -72,3 +73,21 @@ def test_the_batch_of_a_step_is_known_afterwards() -> None:
     sampler = BatchSampler(LENGTHS, tiny.settings(batch_size=10))
     assert sampler.at(3) == batches(0, batch_size=10)[3]
     assert sampler.at(101 + 4) == batches(1, batch_size=10)[4]
+
+
+def test_batches_are_made_without_a_second_team_of_threads() -> None:
+    """OpenMP would let the helpers of training sleep between any two operations."""
+    own, torch_threads = torch.get_num_threads(), list[int]()
+
+    def collate(examples: Any) -> Any:
+        torch_threads.append(torch.get_num_threads())
+        return {"micro_batches": [], "tokens": 0, "targets": 0.0}
+
+    torch.set_num_threads(2)
+    try:
+        updates = UpdateLoader(LENGTHS, BatchSampler(LENGTHS, tiny.settings()), collate, workers=0)  # type: ignore
+        next(iter(updates))
+        assert set(torch_threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(own)

@@ -73,10 +73,14 @@ def _by_workers(work: Callable[[T], R], batches: Iterable[T], workers: int) -> I
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prefetched(items: Iterable[T]) -> Iterator[T]:
-    """The same items. A thread makes the next one meanwhile: it pays off if that releases Python's lock."""
+def prefetched(items: Iterable[T], prepare: Callable[[], None] | None = None) -> Iterator[T]:
+    """The same items. A thread makes the next one meanwhile: it pays off if that releases Python's lock.
+
+    Args:
+        prepare: called in the thread, before the first item.
+    """
     rest = iter(items)
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, initializer=prepare) as thread:
         following = thread.submit(next, rest, _NONE)
         while (item := following.result()) is not _NONE:
             following = thread.submit(next, rest, _NONE)

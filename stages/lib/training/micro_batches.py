@@ -9,9 +9,10 @@ from typing import TypedDict
 import torch
 from transformers import PreTrainedModel
 
-from stages.lib.models.devices import own_device
+from stages.lib.models.attention import SDPA_VARLEN
+from stages.lib.models.devices import own_device, uses_bfloat16
 from stages.lib.models.families import interface_of
-from stages.lib.models.families.interface import IGNORED, Batch, ModelInterface, is_packed
+from stages.lib.models.families.interface import IGNORED, Batch, ModelInterface, attention_of, is_packed
 from stages.lib.models.layouts import Layout, allowed_groups
 from stages.lib.params.train import FitSettings
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample
@@ -26,6 +27,8 @@ _SEGMENT_COST = {"cpu": 64, "cuda": 8192}
 _MICRO_BATCH_COST = {"cpu": 256, "cuda": 8192}
 # a micro-batch of more tokens is no faster, and takes more memory
 _MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": None}
+# In bfloat16 a CPU compiles the products of each new length of a row, for milliseconds each. So few lengths are used.
+_ROW_STEP = 32
 
 
 class UpdateBatch(TypedDict):
@@ -44,6 +47,7 @@ class Collator:
     Args:
         cost: of one more group of examples: the pads that could be computed in the same time.
         max_tokens: of a micro-batch; None is no limit.
+        row_step: lengths of packed rows, and numbers of their labels, are multiples of it; 1 adds no pads.
         class_weights: target ids of a label -> its weight in the loss. Batches then have `weights`, float32, of the
             shape of their labels, and an update is a weighted mean, as in torch's cross entropy.
     """
@@ -56,10 +60,12 @@ class Collator:
         cost: int,
         max_tokens: int | None,
         stand_in: TokenizedExample,
+        row_step: int = 1,
         class_weights: Mapping[tuple[int, ...], float] | None = None,
     ) -> None:
         self._interface, self._layout, self._pad_id, self._stand_in = interface, layout, pad_id, stand_in
-        self._cost, self._max_tokens, self._class_weights = cost, max_tokens, class_weights
+        self._cost, self._max_tokens, self._row_step = cost, max_tokens, row_step
+        self._class_weights = class_weights
 
     def __call__(self, examples: Sequence[TokenizedExample]) -> UpdateBatch:
         if not examples:
@@ -79,6 +85,10 @@ class Collator:
         return groups
 
     def _batch(self, groups: Sequence[Group]) -> Batch:
+        batch = self._weighted(groups)
+        return _with_row_of_pads(batch, self._pad_id, self._row_step) if self._row_step > 1 else batch
+
+    def _weighted(self, groups: Sequence[Group]) -> Batch:
         """One group with pads, or some end to end in a row, each a segment of attention."""
         examples = [example for group in groups for example in group]
         if self._layout == "packed":
@@ -104,7 +114,29 @@ def make_collator(
     device, pad_id = own_device().type, int(network.config.pad_token_id)
     cost = (_SEGMENT_COST if layout == "packed" else _MICRO_BATCH_COST)[device]
     max_tokens = settings.micro_batch_tokens or _MICRO_BATCH_TOKENS[device]
-    return Collator(interface_of(network), layout, pad_id, cost, max_tokens, train[0], class_weights)
+    is_compiled = layout == "packed" and attention_of(network) == SDPA_VARLEN and uses_bfloat16(settings.precision)
+    row_step = _ROW_STEP if is_compiled and device == "cpu" else 1
+    return Collator(interface_of(network), layout, pad_id, cost, max_tokens, train[0], row_step, class_weights)
+
+
+def _with_row_of_pads(batch: Batch, pad_id: int, step: int) -> Batch:
+    """The packed batch with one more example, of pads without loss, which fills the row."""
+    tokens, labels = batch["input_ids"].shape[1], batch["labels"].shape[1]
+    pads, ignored = step - tokens % step, step - labels % step
+    filling = {
+        "input_ids": [pad_id] * pads,
+        "position_ids": [0] * pads,
+        "labels": [IGNORED] * ignored,
+        "weights": [0.0] * ignored,
+        "target_positions": [tokens] * ignored,
+        "lengths": [pads],
+        "label_counts": [ignored],
+        "segment_sizes": [1],
+    }
+    return {
+        name: torch.cat([own, own.new_tensor(filling[name]).expand(*own.shape[:-1], -1)], -1)
+        for name, own in batch.items()
+    }
 
 
 def without_loss(batch: Batch) -> Batch:

@@ -91,7 +91,13 @@ class UpdateLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[UpdateBatch]:  # type: ignore[override]
         """Makes each batch while the one before it is computed."""
-        return prefetched(super().__iter__())
+        return prefetched(super().__iter__(), _compute_alone)
+
+
+def _compute_alone() -> None:
+    """This thread has no helpers. With those of a second thread, OpenMP counts more threads than cores, and lets the
+    helpers of training sleep between any two operations, which makes a small model a third slower."""
+    torch.set_num_threads(1)
 
 
 def _ignore_sigterm(worker: int) -> None:
