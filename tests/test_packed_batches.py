@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from stages.lib.models.families import interface_of
 from stages.lib.models.layouts import Layout, choose_layout
 from stages.lib.models.losses import summed_loss
+from stages.lib.params.model import Family
 from stages.lib.records.tokenized_examples import TokenizedExample
 from stages.lib.training.kernels import use_kernels
 from stages.lib.training.micro_batches import Collator, split_evenly
@@ -41,7 +42,7 @@ def examples(with_label: bool) -> list[TokenizedExample]:
 
 def network_of(architecture: dict[str, Any]) -> PreTrainedModel:
     has_labels = architecture not in TEXT_TO_TEXT + CAUSAL
-    family = "encoder" if has_labels else "causal" if architecture in CAUSAL else "seq2seq"
+    family: Family = "encoder" if has_labels else "causal" if architecture in CAUSAL else "seq2seq"
     tokens = tiny.tokenizer(family)
     network = tiny.model(tokens, architecture=architecture, dropout=0.0, labels=LABELS if has_labels else [])
     use_kernels(network, tiny.settings())

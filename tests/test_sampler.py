@@ -85,7 +85,7 @@ def test_batches_are_made_without_a_second_team_of_threads() -> None:
 
     torch.set_num_threads(2)
     try:
-        updates = UpdateLoader(LENGTHS, BatchSampler(LENGTHS, tiny.settings()), collate, workers=0)  # type: ignore
+        updates = UpdateLoader(LENGTHS, BatchSampler(LENGTHS, tiny.settings()), collate, workers=0)
         next(iter(updates))
         assert set(torch_threads) == {1}
         assert torch.get_num_threads() == 2
