@@ -1,7 +1,8 @@
 """The trained model -> predictions for the test split.
 
 Reads:  data/prepare/test/ (the texts), data/tokenize/test/, label_ids.json and no_input.json (the ids), or those of the
-        alternative that data/tune_hyperparameters/model.json names, and data/train/model/.
+        alternative that data/tune_hyperparameters/model.json names; data/train/model/ and adapter/, and the base model
+        of an adapter.
 Writes: data/predict/predictions.jsonl, one prediction a line; no_input.json: what the model writes where the source is
         empty; settings.json: how it was decoded.
 Random: only sampling, by `predict.seed` and the source.
@@ -24,21 +25,19 @@ from stages.lib.records.predictions import write_predictions
 TEXTS = Path("data/prepare/test")
 IDS = Path("data/tokenize")
 CHOICE = Path("data/tune_hyperparameters/model.json")
-MODEL = Path("data/train/model")
+TRAINED = Path("data/train")
 TARGET = Path("data/predict")
 
 
 def main() -> None:
     configure_gpu()
     name, model = chosen_model(read_section(Model), CHOICE)
-    sections = read_section(Predict), read_section(Machine), model.trust_remote_code is not None
-    run(*sections, texts=TEXTS, ids=prediction_folder(IDS, name), trained=MODEL, target=TARGET)
+    sections = read_section(Predict), model, read_section(Machine)
+    run(*sections, texts=TEXTS, ids=prediction_folder(IDS, name), trained=TRAINED, target=TARGET)
 
 
-def run(
-    params: Predict, machine: Machine, trust_remote_code: bool, texts: Path, ids: Path, trained: Path, target: Path
-) -> None:
-    network, tokenizer = trained_model(trained, trust_remote_code), load_tokenizer(trained)
+def run(params: Predict, base: Model, machine: Machine, texts: Path, ids: Path, trained: Path, target: Path) -> None:
+    network, tokenizer = trained_model(base, trained), load_tokenizer(trained / "model")
     predictions = predictions_of(network, tokenizer, texts, ids, params, machine.generation_batch_size, "predict")
     write_predictions(target / "predictions.jsonl", predictions)
     without_input = prediction_without_input(network, tokenizer, ids, params)

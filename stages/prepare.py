@@ -25,9 +25,10 @@ from stages.lib.core.worker_pool import available_cores, in_batches, ordered_map
 from stages.lib.ingest.disk import check_disk
 from stages.lib.ingest.duplicates_and_splits import RowDatabase
 from stages.lib.ingest.known_ngrams import KnownNgrams
-from stages.lib.ingest.readers import Origin, origins, read_rows
+from stages.lib.ingest.readers import Origin, origins, raw_files, read_rows
 from stages.lib.ingest.row_cleaner import RowBatch, RowCleaner
 from stages.lib.ingest.rows import Row
+from stages.lib.ingest.tracking import check_copy
 from stages.lib.params.machine import Machine
 from stages.lib.params.prepare import Limits, Prepare
 from stages.lib.records.examples import SPLITS, Example, Split, write_examples, write_labels
@@ -57,7 +58,9 @@ class Stats:
 
 def main() -> None:
     params = read_section(Prepare)
-    run(params, read_section(Machine).data_workers, source=Path(params.folder) / read_scenario(), target=TARGET)
+    source = Path(params.folder) / read_scenario()
+    check_copy(lambda: raw_files(params, source))
+    run(params, read_section(Machine).data_workers, source, TARGET)
 
 
 def run(params: Prepare, workers: int | None, source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), t
         report/: stats.json, settings.json, rejected.jsonl (what is not used, and why) and preview.md (some examples,
         token by token). The same for each of `model.alternatives`: alternatives/NAME/ (what training reads),
         alternatives_test/NAME/ (what predictions read) and report/alternatives/NAME/.
-Random: nothing. A new vocabulary is learned from the train split only.
+Random: nothing. A new vocabulary is learned from the train split only; a frozen one is in `model.folder`.
 """
 
 import os
@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import check_fits, model_family
 from stages.lib.checkpoint.chat_template import PLAIN_TEMPLATE, ChatFormat
-from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer, train_tokenizer
+from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer, load_frozen_tokenizer, train_tokenizer
 from stages.lib.core.files import jsonl_writer, write_json
 from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_section
@@ -187,9 +187,10 @@ def _check_use(params: Tokenize, family: Family, train: Path) -> None:
 def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path, title: str) -> PreTrainedTokenizerBase:
     if model.scratch is None:
         tokenizer = load_checkpoint_tokenizer(model, params.languages.source, params.languages.target)
+    elif (size := model.scratch.vocabulary_size) is None:
+        tokenizer = load_frozen_tokenizer(Path(model.folder), family)
     else:
-        size, pre_tokenizer = model.scratch.vocabulary_size, model.scratch.pre_tokenizer
-        tokenizer = train_tokenizer(_texts(train, params, title), size, family, pre_tokenizer)
+        tokenizer = train_tokenizer(_texts(train, params, title), size, family, model.scratch.pre_tokenizer)
     is_chat = params.as_chat or any(example.turns for example in islice(read_examples(train), 1))
     if is_chat and family == "causal":
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE

@@ -2,9 +2,10 @@
 
 Reads:  data/tune_hyperparameters/best.json and model.json; data/tokenize/{train,validation}/, tokenizer/ and
         label_ids.json, or those of the alternative that model.json names; the base model.
-Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it), adapter/ (for peft; a
-        note without adapters) and report/: curve.json, stats.json and settings.json (the model, the settings that it
-        was trained with, and which of them the search has found).
+Writes: data/train/model/ (weights, configuration, tokenizer: `from_pretrained` opens it; beside an adapter of a
+        checkpoint base.json in place of weights), adapter/ (for peft; a note without adapters) and report/: curve.json,
+        stats.json and settings.json (the model, the settings that it was trained with, and which of them the search has
+        found).
 Random: initial weights, order of the examples, dropout: all by `fit.seed`.
 """
 
@@ -107,7 +108,7 @@ def run(
         load_weights(network, weights)
     checked = TokenizedDataset(source / "validation", first=checked_part(validation))
     reported = _reported_loss(curve) if len(checked) == len(validation) else None
-    save(network, tokenizer, model, checked, settings.precision, target, reported)
+    save(network, tokenizer, model, checked, settings.precision, settings.seed, target, reported)
     write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
     write_json(target / "report/stats.json", _stats(network, trainable, curve))
     about = {

@@ -72,6 +72,12 @@ def prediction(text: str, *references: str, **overrides: Any) -> Prediction:
     return Prediction(prediction=text, references=list(references), **{"reference_bytes": size, **values, **overrides})
 
 
+def copy_dvcignore(folder: Path) -> None:
+    """Without the line by which a project with tasks hides its own pipeline."""
+    lines = (PROJECT / ".dvcignore").read_text().splitlines(keepends=True)
+    (folder / ".dvcignore").write_text("".join(line for line in lines if line != "/dvc.yaml\n"))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Path below the folder -> bytes, for every file at any depth."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -26,7 +26,7 @@ from stages.lib.scores.score import Score, mean_score
 from stages.lib.scores.scored import scored, write_scored
 from stages.lib.scores.slots import Slots
 from stages.tools.compare import compared, has_regression
-from tests.build import prediction
+from tests.build import copy_dvcignore, prediction
 
 PROJECT = Path(__file__).parent.parent
 EXAMPLES = 120
@@ -357,9 +357,10 @@ def commit_run(folder: Path, name: str, gain: float, seed: int) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Branches `old` (no run), `main`, `better` (checked out), an experiment `trial`, a remote that has main only."""
     folder = tmp_path_factory.mktemp("compare") / "project"
-    for name in (".dvcignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in (".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, folder / name)
+    copy_dvcignore(folder)
     write_text(
         folder / ".dvc/config.local",
         f"[core]\n    remote = team\n['remote \"team\"']\n    url = {folder.parent / 'remote'}\n",
@@ -415,6 +416,17 @@ def test_exit_codes_tell_a_regression_from_a_broken_comparison(project: Path) ->
     assert sh(project, f"{gate} main better").stdout.startswith("**better is better than main")
     sh(project, f"{gate} better main", code=1)
     assert sh(project, f"{gate} main nowhere", code=2).stderr == "nowhere: unknown Git revision 'nowhere'\n"
+
+
+@pytest.mark.pipeline
+def test_a_pull_request_that_makes_the_model_worse_is_told_so(project: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(project, tmp_path / "here", symlinks=True)
+    (here / ".ci").mkdir()
+    shutil.copy(PROJECT / ".ci/compare", here / ".ci")
+    sh(here, "git checkout -q main")
+    sh(here, "dvc checkout -q")
+    assert sh(here, ".ci/compare better").stdout == "verdict=worse\n"
+    assert (here / "reports/comparison.md").read_text().startswith("**workspace is worse than better")
 
 
 @pytest.mark.pipeline

@@ -169,6 +169,12 @@ def test_every_out_is_made_by_one_stage_and_heavy_ones_stay_out_of_git(stage: st
     assert all(f"{out}/".startswith((f"data/{module_of(stage)}/", *folders)) for out in outs_of(stage))
 
 
+def test_a_registry_finds_what_training_has_made_of_the_task() -> None:
+    artifacts = YAML_12.load(Path("dvc.yaml"))["artifacts"]
+    assert {own["path"] for own in artifacts.values()} == outs_of("train") - {"data/train/report"}
+    assert all(own["type"] == "model" and "${scenario}" in own["labels"] for own in artifacts.values())
+
+
 def test_only_evaluate_writes_what_git_keeps() -> None:
     """A `cache: false` out on a heavy stage would make a colleague's `dvc repro --pull` run it again."""
     for stage, declared in STAGES.items():

@@ -10,13 +10,13 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from stages.lib.generation.decoding import decode
+from stages.lib.models.adapters import merge_adapters
 from stages.lib.models.devices import configure_gpu
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.interface import on_device
 from stages.lib.params.fit import Adapters
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
-from stages.lib.training.adapters import merge_adapters
 from stages.lib.training.estimate import estimate
 from stages.lib.training.fit import fit
 from stages.lib.training.progress import Progress

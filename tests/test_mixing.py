@@ -68,6 +68,27 @@ def test_the_first_examples_have_the_share_too(tmp_path: Path) -> None:
     assert sum(not own.source for own in train[:8]) == sum(not own.source for own in train[-8:]) == 2
 
 
+def test_new_own_rows_at_the_end_leave_the_order_before_them(tmp_path: Path) -> None:
+    """So DVC uploads only the last shards again."""
+    sets = {
+        name: {**TALES, "files": f"{name}.jsonl", "share": share} for name, share in (("one", 0.3), ("other", 0.13))
+    }
+    first, second = (
+        prepare(
+            tmp_path / f"{count}",
+            {"train.csv": as_csv(own), "one.jsonl": tales(50), "other.jsonl": as_jsonl(other), **HELD_OUT},
+            validation="held_validation.jsonl",
+            test="held_test.jsonl",
+            mix=sets,
+        ).splits["train"]
+        for count in (60, 67)
+        for own in [[(f"question {n}", f"answer {n}") for n in range(count)]]
+        for other in [[{"tale": f"Another one, {n}."} for n in range(50)]]
+    )
+    assert second[:100] == first[:100]
+    assert len(first) == 60 + 32 + 14
+
+
 def test_the_seed_decides_which_rows_are_drawn(tmp_path: Path) -> None:
     first, again, other = (
         tales_of(mixed(tmp_path / name, share=0.25, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))

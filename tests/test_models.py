@@ -23,7 +23,7 @@ from stages.lib.checkpoint.tokenizers import load_checkpoint_tokenizer
 from stages.lib.core.process import UserError
 from stages.lib.models.families.interface import IGNORED
 from stages.lib.models.families.seq2seq import decoder_inputs
-from stages.lib.models.loading import base_model, trained_model
+from stages.lib.models.loading import base_model, load_base, saved_model
 from stages.lib.params.model import Architecture, Model
 from tests import tiny
 from tests.build import scratch_model, section
@@ -61,10 +61,24 @@ def test_a_new_pad_token_gets_an_embedding_and_the_others_are_kept(checkpoint: P
     assert network.config.pad_token_id == tokens.pad_token_id != tokens.eos_token_id == network.config.eos_token_id
 
 
+@pytest.mark.parametrize(("specials", "is_new"), [({"eos_token": "<end>"}, False), ({}, True)])
+def test_a_table_of_embeddings_is_new_where_a_text_can_have_the_new_tokens(
+    specials: dict[str, str], is_new: bool, checkpoint: Path
+) -> None:
+    """Beside adapters, new weights are trained in full: for a pad token alone, a whole table would be."""
+    own = Tokenizer(models.BPE({"a": 0, "b": 1, "<end>": 2}, []))
+    PreTrainedTokenizerFast(tokenizer_object=own, **specials).save_pretrained(checkpoint)
+    model = model_in(checkpoint)
+    tokens = load_checkpoint_tokenizer(model)
+    assert load_base(model, tokens, [], None, seed=1).new == (
+        {"transformer.wte.weight", "lm_head.weight"} if is_new else set()
+    )
+
+
 def test_a_saved_model_loads_with_its_embeddings_and_token_ids(checkpoint: Path, tmp_path: Path) -> None:
     tokens, network = load(checkpoint)
     network.save_pretrained(tmp_path / "saved")
-    loaded: Any = trained_model(tmp_path / "saved", trust_remote_code=False)
+    loaded: Any = saved_model(tmp_path / "saved", trust_remote_code=False)
     assert loaded.get_input_embeddings().weight.shape[0] == len(tokens)
     assert loaded.generation_config.pad_token_id == tokens.pad_token_id
 
@@ -165,13 +179,13 @@ def test_the_code_of_a_checkpoint_does_not_run_by_default(with_code: Path) -> No
     assert len(error.value.lines) == 1
 
 
-def test_the_code_of_a_trusted_checkpoint_runs_also_for_the_trained_model(with_code: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_trusted_checkpoint_runs_also_for_the_saved_model(with_code: Path, tmp_path: Path) -> None:
     model = model_in(with_code, trust_remote_code=str(with_code))
     tokens = load_checkpoint_tokenizer(model)
     network = base_model(model, tokens, [], None, seed=1)
     assert network.ran
     network.save_pretrained(tmp_path / "saved")
-    assert trained_model(tmp_path / "saved", trust_remote_code=True).ran
+    assert saved_model(tmp_path / "saved", trust_remote_code=True).ran
 
 
 def test_a_folder_without_a_checkpoint_is_reported_in_one_line(tmp_path: Path) -> None:

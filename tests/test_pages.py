@@ -474,11 +474,11 @@ def test_the_card_states_results_and_faults_and_no_text_of_the_data() -> None:
 def test_the_exported_folder_is_the_model_with_its_card(tmp_path: Path) -> None:
     model, readme, target = tmp_path / "model", tmp_path / "README.md", tmp_path / "exported"
     with pytest.raises(UserError, match="model: not there; run `make repro`"):
-        export(model, readme, target)
+        export(tmp_path, readme, target)
     model.mkdir()
     (model / "config.json").write_text("{}")
     readme.write_text("# card\n")
-    export(model, readme, target)
+    export(tmp_path, readme, target)
     assert {path.name: path.read_text() for path in target.iterdir()} == {"config.json": "{}", "README.md": "# card\n"}
     with pytest.raises(UserError, match="exported: is there already"):
-        export(model, readme, target)
+        export(tmp_path, readme, target)

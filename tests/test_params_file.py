@@ -1,4 +1,5 @@
-"""The form of params.yaml: DVC edits single lines of it, and its schema for editors is that of the section classes."""
+"""The form of params.yaml: DVC edits single lines of it, its schema for editors is that of the section classes, and
+where it is no YAML, the message names the line of the mistake."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from dvc.utils.serialize import modify_yaml
 from ruamel.yaml import YAML
 
+from stages.lib.core.params import read_yaml
+from stages.lib.core.process import UserError
 from stages.tools.params_schema import TARGET, json_schema, rendered
 from stages.tools.recipe import apply
 from tests.build import PROJECT
@@ -68,3 +71,41 @@ def test_the_schema_marks_mistakes(edit: Any) -> None:
     edit(values)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(values, json_schema())
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    ["source: '{facts}'", "target: '{text}'", "' | ']", 'prompt: "{source}\\n"', "target: '{answers}'", "top_p: '1'"],
+)
+def test_a_quote_that_is_not_closed_is_told_where_it_opens(quoted: str, tmp_path: Path) -> None:
+    """YAML ends it at another quote below, or in a comment, or nowhere."""
+    text = f"{(PROJECT / 'params.yaml').read_text()}top_p: '1'\n"
+    start = text.index(quoted)
+    end = start + len(quoted.rstrip("]")) - 1
+    assert text[end] in "\"'"
+    assert mistakes(text[:end] + text[end + 1 :], tmp_path)[0].startswith(f"line {text[:start].count(chr(10)) + 1}: ")
+
+
+def mistakes(text: str, folder: Path) -> list[str]:
+    (folder / "params.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(folder / "params.yaml")
+    return [line.removeprefix(f"{folder}/params.yaml: ") for line in error.value.lines]
+
+
+CONFLICT = "<<<<<<< HEAD\n  seed: 1\n=======\n  seed: 2\n>>>>>>> other\n"
+
+
+def test_each_conflict_of_a_merge_is_told(tmp_path: Path) -> None:
+    assert mistakes(f"fit:\n{CONFLICT}train:\n{CONFLICT}", tmp_path) == [
+        f"line {number}: merge markers: resolve the conflict" for number in (2, 8)
+    ]
+
+
+def test_a_marker_that_is_left_is_told(tmp_path: Path) -> None:
+    left = CONFLICT.partition("\n")[2]
+    assert mistakes(f"fit:\n{left}", tmp_path) == ["line 3: merge markers: resolve the conflict"]
+
+
+def test_a_wrong_escape_is_told_as_such(tmp_path: Path) -> None:
+    assert mistakes('fit: "\\d"\n', tmp_path) == ["line 1: not valid YAML: found unknown escape character 'd'"]

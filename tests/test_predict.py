@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from stages import predict, predict_base
 from stages.lib.core.files import read_json, write_json
 from stages.lib.core.process import UserError
+from stages.lib.params.fit import Adapters
 from stages.lib.params.machine import Machine
 from stages.lib.params.predict import Predict
 from stages.lib.records.chats import Turn
@@ -19,6 +20,7 @@ from stages.lib.records.predictions import Prediction, read_predictions
 from stages.lib.records.tokenized_examples import Label, TokenizedExample, write_label_ids, write_tokenized_examples
 from tests import tiny
 from tests.build import params_of, scratch_model, section
+from tests.test_saving import base_of, save_moved
 
 
 def predictions(
@@ -40,9 +42,21 @@ def predictions(
     write_label_ids(folder / "ids/label_ids.json", labels)
     write_json(folder / "ids/no_input.json", {"source_ids": no_input})
     params = section(Predict, **overrides)
-    paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder / "model"}
-    predict.run(params, section(Machine), trust_remote_code=False, target=folder / "out", **paths)
+    paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder}
+    predict.run(params, scratch_model(tiny.ARCHITECTURE), section(Machine), target=folder / "out", **paths)
     return list(read_predictions(folder / "out/predictions.jsonl"))
+
+
+def test_an_adapter_predicts_as_the_network_that_was_trained(tmp_path: Path) -> None:
+    saved = save_moved(base_of("gpt2", tmp_path / "base"), tmp_path, adapters=Adapters())
+    write_examples(tmp_path / "texts", [Example(fact, fact, [tiny.text(fact)]) for fact in tiny.FACTS])
+    write_tokenized_examples(tmp_path / "ids/test", [saved.examples])
+    write_label_ids(tmp_path / "ids/label_ids.json", [])
+    write_json(tmp_path / "ids/no_input.json", {"source_ids": None})
+    paths = {"texts": tmp_path / "texts", "ids": tmp_path / "ids", "trained": tmp_path, "target": tmp_path / "out"}
+    predict.run(section(Predict, max_new_tokens=4), saved.base, section(Machine), **paths)
+    losses = [found.reference_nats for found in read_predictions(tmp_path / "out/predictions.jsonl")]
+    assert losses == pytest.approx(saved.losses.tolist(), rel=1e-4)
 
 
 def test_a_rejected_reference_counts_neither_in_loss_nor_in_tokens_nor_in_bytes(tmp_path: Path) -> None:

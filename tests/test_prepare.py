@@ -1402,6 +1402,23 @@ def test_the_bytes_of_the_result_do_not_depend_on_processes_and_batches(
     assert found == usual_bytes
 
 
+@pytest.mark.parametrize("place", [200, 600])
+def test_new_rows_change_the_shards_around_them_alone(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a file or at its end; so DVC uploads little. In each split are rows of all of it."""
+    monkeypatch.setattr("stages.lib.core.shards.SMALLEST", 1 << 10)
+    rows, new = single(0, 600), single(1000, 1010)
+    first, second = (
+        prepare(tmp_path / name, {"t.csv": as_csv(table)}, split={"by": "hash"}).folder
+        for name, table in (("first", rows), ("second", [*rows[:place], *new, *rows[place:]]))
+    )
+    for split, many in (("train", 30), ("validation", 3), ("test", 3)):
+        before = set(contents(first / split).values())
+        assert len(before) > many
+        assert len(set(contents(second / split).values()) - before) <= 4
+
+
 def test_another_test_file_leaves_the_bytes_of_train_unchanged(tmp_path: Path) -> None:
     one, two = (
         prepare_three(tmp_path / str(number), numbered(0, 50), numbered(50, 55), numbered(60, 65 + number))

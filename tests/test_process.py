@@ -23,6 +23,19 @@ def test_a_mistake_ends_the_stage_with_code_2_and_prints_only_its_lines(capsys: 
     assert capsys.readouterr().err == "first: do this\nsecond: do that\n"
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "data/x"), RuntimeError("x: Disk quota exceeded")]
+)
+def test_a_full_disk_is_no_mistake_of_the_code(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        launch(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"{error}: make room and run again\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 def test_a_stage_does_not_outlive_the_dvc_that_started_it(tmp_path: Path) -> None:
     stage = f"""
@@ -66,13 +79,14 @@ def test_all_missing_files_are_named_before_the_work_starts(tmp_path: Path, monk
 
 def test_aligned_files_folders_and_globs_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = PARAMS.read_text().replace("train: train.csv", "train: {en: a.en, de: a.de}")
+    text = PARAMS.read_text().replace("train: train.csv", "train: {facts: a.en, text: a.de}")
     (tmp_path / "params.yaml").write_text(
         text.replace("n: validation.csv", "n: more").replace("t: test.csv", 't: "*.tsv"')
     )
-    for file in ("data_to_text/a.en", "data_to_text/a.de", "data_to_text/more/b.csv", "data_to_text/c.tsv"):
-        (tmp_path / "data/raw" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data/raw" / file).touch()
+    for file, content in (("a.en", "x"), ("a.de", "y"), ("more/b.csv", "facts,text"), ("c.tsv", "facts\ttext")):
+        path = tmp_path / "data/raw/data_to_text" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
     for folder in ("base", "models", "teacher", "sentence_encoder"):
         (tmp_path / "data/raw" / folder).mkdir()
     check_params.main()

@@ -1,11 +1,14 @@
 """State of unfinished work: which run it belongs to, and when it is not used."""
 
+import hashlib
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from stages.lib.core.process import UserError
+from stages.lib.core.finished import settle
 from stages.lib.training.checkpoints import mark_complete, newest_complete
 from stages.lib.training.resume import resumable_state
 
@@ -14,6 +17,7 @@ from stages.lib.training.resume import resumable_state
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n  train:\n    deps: [code.py, data, '${model.folder}']\n    params: [fit, model.name]\n"
+        "    outs: [model, report.json: {push: false}]\n"
     )
     (tmp_path / "params.yaml").write_text(
         "fit: {epochs: 1}\nmodel: {name: x, folder: weights, revision: a}\nmachine: {loader_workers: 0}\n"
@@ -23,7 +27,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").write_text("content")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for name in ("DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -90,13 +95,64 @@ def test_the_state_is_in_the_main_checkout_and_deleted_after_the_work(
     assert not folder.exists()
 
 
-def test_a_second_process_is_refused_and_told_the_first(project: Path) -> None:
-    with (
-        resumable_state("train"),
-        pytest.raises(UserError, match=r"process \d+ already does this work"),
-        resumable_state("train"),
-    ):
-        pass
+def test_under_dvc_the_state_stays_until_the_cache_has_each_out(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    (project / ".dvc").mkdir()
+    (project / ".dvc/config").write_text("[core]\n    no_scm = true\n[cache]\n    dir = ../cache\n")
+    contents = {"model/weights": "w", "model/tokens/empty": "", "report.json": "r"}
+    with resumable_state("train") as folder:
+        for name, content in contents.items():
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / name).write_text(content)
+    for content in contents.values():
+        assert settle() == []
+        assert folder.exists()
+        digest = hashlib.md5(content.encode()).hexdigest()
+        (project / "cache/files/md5" / digest[:2]).mkdir(parents=True, exist_ok=True)
+        (project / "cache/files/md5" / digest[:2] / digest[2:]).write_text(content)
+    with resumable_state("train"):
+        assert settle() == []
+        assert folder.exists(), "it is in use"
+    assert settle() == []
+    assert not folder.exists()
+
+
+def test_a_second_process_waits_and_continues_from_what_the_first_has_left(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train")
+    found = list[str]()
+
+    def second() -> None:
+        with resumable_state("train") as folder:
+            found.append((folder / "work").read_text())
+
+    (project / "model").touch()
+    with resumable_state("train") as folder:
+        other = threading.Thread(target=second)
+        other.start()
+        while (told := capsys.readouterr().out) == "":
+            time.sleep(0.01)
+        (folder / "work").write_text("done")
+    other.join()
+    assert told == f"train: process {os.getpid()} does this work; waiting for its end\n"
+    assert found == ["done"]
+
+
+def test_one_that_has_waited_for_a_deleted_state_makes_it_anew(project: Path) -> None:
+    entered = threading.Event()
+
+    def second() -> None:
+        with resumable_state("train") as folder:
+            assert (folder / "lock").exists()
+            entered.set()
+
+    with resumable_state("train"):  # without DVC, its end deletes the state
+        other = threading.Thread(target=second)
+        other.start()
+        time.sleep(0.2)
+    other.join()
+    assert entered.is_set()
 
 
 def checkpoint(folder: Path, step: int) -> Path:

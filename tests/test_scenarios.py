@@ -109,7 +109,8 @@ def run_all(scenario: str, architecture: str, top: Path) -> Path:
     run_tokenize(params, data)
     run_training(params, data, scratch)
     texts, machine = data / "prepare/test", read_section(Machine, params)
-    predict.run(decoding(params), machine, False, texts, data / "tokenize", data / "train/model", data / "predict")
+    model = read_section(Model, params)
+    predict.run(decoding(params), model, machine, texts, data / "tokenize", data / "train", data / "predict")
     write_predictions(data / "predict_base/predictions.jsonl", [])
     evaluate.run(read_section(Evaluate, params), scenario, data, data / "metrics", data / "evaluate")
     return data

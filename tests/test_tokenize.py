@@ -64,10 +64,11 @@ def tokenize(
     folder: Path,
     splits: Splits = PLACES,
     checkpoint: Path | None = None,
-    vocabulary_size: int = 400,
+    vocabulary_size: int | None = 400,
+    frozen: Path = Path(),
     **overrides: Any,
 ) -> Tokenized:
-    """Runs the stage with a new vocabulary, or with the tokenizer of a checkpoint."""
+    """Runs the stage with a new vocabulary, with a frozen one, or with the tokenizer of a checkpoint."""
     for split, own in splits.items():
         write_examples(folder / "in" / split, own)
     usual: dict[str, Any] = {
@@ -81,7 +82,8 @@ def tokenize(
     if checkpoint:
         model = section(Model, folder=str(checkpoint), architecture="checkpoint", scratch=None)
     else:
-        model = scratch_model({"model_type": "gpt2", "n_positions": 256, "vocabulary_size": vocabulary_size})
+        architecture = {"model_type": "gpt2", "n_positions": 256, "vocabulary_size": vocabulary_size}
+        model = scratch_model(architecture, folder=str(frozen))
     stage.run(section(Tokenize, **(usual | overrides)), model, None, source=folder / "in", target=folder / "out")
     return Tokenized(folder / "out")
 
@@ -178,6 +180,24 @@ def test_other_splits_change_nothing_that_training_reads(tmp_path: Path, split: 
 
 def test_the_vocabulary_has_the_size_of_the_parameter(tmp_path: Path) -> None:
     assert len(tokenize(tmp_path, vocabulary_size=280).tokenizer) == 280
+
+
+def test_a_frozen_vocabulary_gives_old_rows_the_same_ids_when_there_are_new_ones(tmp_path: Path) -> None:
+    """So DVC uploads the new ones alone."""
+    more = {**PLACES, "train": [*PLACES["train"], *examples("zeppelin", 200)]}
+    before = tokenize(tmp_path / "before")
+    frozen = tokenize(tmp_path / "frozen", more, vocabulary_size=None, frozen=before.folder / "tokenizer")
+    learned = tokenize(tmp_path / "learned", more)
+    count = len(before.examples["train"])
+    assert frozen.examples["train"][:count] == before.examples["train"]
+    assert learned.examples["train"][:count] != before.examples["train"]
+    one, same = ((found.folder / "tokenizer/tokenizer.json").read_bytes() for found in (before, frozen))
+    assert one == same
+
+
+def test_a_folder_without_a_vocabulary_to_freeze_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tokenizer, which `vocabulary_size: null` takes; copy data/tokenize/tok"):
+        tokenize(tmp_path, vocabulary_size=None, frozen=tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("prompt", ["{source}", 'Say {x} {{of}} {"facts": "{source}"} ->', "{source} = {source}:"])
@@ -424,13 +444,13 @@ def test_an_interrupted_run_leaves_no_partial_split(tmp_path: Path, monkeypatch:
 
 
 def test_a_smaller_run_leaves_no_shard_of_a_larger_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.lib.core.shards.SHARD_BYTES", 100)
+    monkeypatch.setattr("stages.lib.core.shards.SMALLEST", 1)
     monkeypatch.setattr(stage, "_BATCH_EXAMPLES", 2)
     shards = [
         len(list(tokenize(tmp_path, {**PLACES, "train": examples("tower", count)}).folder.glob("train/*")))
         for count in (20, 4)
     ]
-    assert shards == [10, 2]
+    assert shards == [20, 4]
 
 
 def test_two_runs_write_the_same_bytes_even_in_another_process(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from stages.lib.core.process import UserError
+from stages.lib.models.adapters import merge_adapters
 from stages.lib.models.families import interface_of
 from stages.lib.models.loading import load_base, parameter_count
 from stages.lib.models.losses import losses_of
 from stages.lib.params.fit import Adapters, Freeze
 from stages.lib.params.model import Model
-from stages.lib.training.adapters import merge_adapters
 from stages.lib.training.fit import fit
 from stages.lib.training.neftune import neftune_noise
 from stages.lib.training.trainable import make_trainable, trainable_count

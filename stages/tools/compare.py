@@ -104,26 +104,28 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(revision: str) -> Run:
     try:
+        here = DVCFileSystem()
+        folder = here.getcwd()  # of the project or of a task; at a revision, DVC would look into the project's
         # the remotes are those of today: the revision may be older than its remote
-        files = DVCFileSystem() if revision == _WORKSPACE else DVCFileSystem(rev=revision, config=_config())
+        files = here if revision == _WORKSPACE else DVCFileSystem(rev=revision, config=_config(here))
         commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
-        return read_run(revision, commit, partial(_read, files), partial(_fetch, files))
+        return read_run(revision, commit, partial(_read, files, folder), partial(_fetch, files, folder))
     except (DvcException, OSError, ImportError) as error:  # the last if the remote's extra is not installed
         raise UserError(f"{revision}: {first_line(error)}") from None
 
 
-def _config() -> dict[str, Any]:
-    config: dict[str, Any] = DVCFileSystem().repo.config
+def _config(here: DVCFileSystem) -> dict[str, Any]:
+    config: dict[str, Any] = here.repo.config
     return {section: config[section] for section in ("core", "remote") if section in config}
 
 
-def _fetch(files: DVCFileSystem, path: str, target: Path) -> None:
-    files.get(path, str(target), recursive=True)
+def _fetch(files: DVCFileSystem, folder: str, path: str, target: Path) -> None:
+    files.get(files.join(folder, path), str(target), recursive=True)
 
 
-def _read(files: DVCFileSystem, path: str) -> bytes:
+def _read(files: DVCFileSystem, folder: str, path: str) -> bytes:
     try:
-        content: bytes = files.read_bytes(path)
+        content: bytes = files.read_bytes(files.join(folder, path))
     except DataIndexDirError as error:  # of a folder that DVC tracks, also where the remote can't be reached
         if isinstance(error.__cause__, FileNotFoundError):
             raise error.__cause__ from None

@@ -12,14 +12,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from stages.lib.core.params import PIPELINE
 from stages.lib.core.process import UserError, launch
+from stages.tools.tasks import pipelines
 
 _SHOWN = 5
 
 
 def main() -> None:
-    stages = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["stages"]
-    print("\n".join(report(stages, _status())))
+    stages = YAML(typ="safe", pure=True).load(PIPELINE)["stages"]
+    for folder in pipelines():
+        if folder.name:
+            print(f"{folder}:")
+        print("\n".join(report(stages, _status(folder))), flush=True)
 
 
 def report(stages: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str]:
@@ -40,8 +45,8 @@ def report(stages: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str
             stale.add(name)
 
 
-def _status() -> Mapping[str, Any]:
-    result = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
+def _status(folder: Path) -> Mapping[str, Any]:
+    result = subprocess.run(["dvc", "status", "--json", PIPELINE], cwd=folder, capture_output=True, text=True)
     if result.returncode:
         raise UserError(result.stderr.strip().splitlines() or "dvc status failed")
     status: Mapping[str, Any] = json.loads(result.stdout)

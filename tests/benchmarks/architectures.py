@@ -40,7 +40,7 @@ from stages.lib.models.families import interface_of
 from stages.lib.models.families.causal import first_position
 from stages.lib.models.families.interface import unwrap
 from stages.lib.models.layouts import Layout, allowed_groups, check_causal, choose_layout
-from stages.lib.models.loading import base_model, trained_model
+from stages.lib.models.loading import base_model, saved_model
 from stages.lib.models.losses import summed_loss
 from stages.lib.params.model import Family, Model
 from stages.lib.params.predict import Predict
@@ -207,7 +207,7 @@ def _saved_again(model: Model, tokens: PreTrainedTokenizerBase, group: Group, fo
     except UserError:  # DiffLlama has no dropout
         network = base_model(model, tokens, group.labels, None, seed=2)
     network.save_pretrained(folder)
-    return trained_model(folder, trust_remote_code=False)
+    return saved_model(folder, trust_remote_code=False)
 
 
 @torch.no_grad()

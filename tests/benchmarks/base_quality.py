@@ -23,7 +23,7 @@ from stages.lib.checkpoint.tokenizers import load_tokenizer
 from stages.lib.core.files import read_json
 from stages.lib.core.params import read_section
 from stages.lib.core.process import keep_freed_memory
-from stages.lib.models.loading import base_model, trained_model
+from stages.lib.models.loading import base_model, saved_model
 from stages.lib.models.losses import example_losses
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
@@ -62,7 +62,7 @@ def main() -> None:
             _show(f"{name} {place}", nats / math.log(2) / size)
     _show("a tenth of the updates", _bits(_short_fit(train, tokenizer), test))
     _show("the base", read_json(BASE / "metrics/evaluate.json")["bits_per_byte"])
-    _show("the base, as shipped", _bits(trained_model(SHIPPED, trust_remote_code=False), test))
+    _show("the base, as shipped", _bits(saved_model(SHIPPED, trust_remote_code=False), test))
 
 
 def _show(name: str, bits: float) -> None:

@@ -125,8 +125,9 @@ def _run(task: Task, params: Path, data: Path) -> str:
     (data / "scratch").mkdir(exist_ok=True)
     run_training(params, data, data / "scratch")
     predicting = time.monotonic()
-    texts, ids, trained = data / "prepare/test", data / "tokenize", data / "train/model"
-    predict.run(read_section(Predict, params), machine, False, texts, ids, trained, data / "predict")
+    texts, ids, trained = data / "prepare/test", data / "tokenize", data / "train"
+    sections = read_section(Predict, params), read_section(Model, params), machine
+    predict.run(*sections, texts, ids, trained, data / "predict")
     write_predictions(data / "predict_base/predictions.jsonl", [])
     evaluate.run(read_section(Evaluate, params), scenario, data, data / "metrics", data / "evaluate")
     minutes = (predicting - started) / 60, (time.monotonic() - predicting) / 60

@@ -23,11 +23,12 @@ def held_by_training(folder: Path) -> None:
 def predicted(folder: Path) -> None:
     from stages import predict
     from stages.lib.params.machine import Machine
+    from stages.lib.params.model import Model
     from stages.lib.params.predict import Predict
     from tests.build import section
 
-    paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder / "model", "target": folder / "out"}
-    predict.run(section(Predict, max_new_tokens=16), section(Machine), False, **paths)
+    paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder, "target": folder / "out"}
+    predict.run(section(Predict, max_new_tokens=16), section(Model), section(Machine), **paths)
 
 
 def evaluated(folder: Path) -> None:

@@ -73,6 +73,28 @@ def load_checkpoint_tokenizer(
     return tokenizer
 
 
+def load_frozen_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBase:
+    """A tokenizer without a model, for random weights of this family.
+
+    Raises:
+        UserError: there is none in the folder, or it has no start token, which an encoder needs.
+    """
+    place = f"model -> folder: {folder}"
+    try:
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, KeyError):
+        tokenizer = None
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise UserError(
+            f"{place} has no tokenizer, which `vocabulary_size: null` takes; copy data/tokenize/tokenizer there, or "
+            f"give the size of a new vocabulary"
+        )
+    _wire(tokenizer)
+    if family == "encoder" and tokenizer.bos_token_id is None:
+        raise UserError(f"{place} has a tokenizer without a start token, which an encoder needs")
+    return tokenizer
+
+
 def _check_languages(tokenizer: PreTrainedTokenizerBase, chosen: dict[str, str], place: str) -> None:
     if unknown := [name for name in chosen if not hasattr(tokenizer, name)]:
         raise UserError(f"tokenize -> languages: the tokenizer in {place} has no languages to choose ({unknown[0]})")

@@ -19,7 +19,7 @@ from stages.lib.scores.scored import Scored, read_scored
 _SCORES = "data/evaluate/scores.parquet"
 _PREDICTIONS = "data/predict/predictions.jsonl"
 _TRAIN = "data/prepare/train"
-_HEADLINE = "metrics/evaluate.json"
+HEADLINE = "metrics/evaluate.json"
 _FIELDS = frozenset(field.name for field in fields(Prediction))
 
 Read = Callable[[str], bytes]
@@ -60,7 +60,7 @@ def read_run(name: str, commit: str, read: Read, fetch: Fetch) -> Run:
         UserError: the revision has no finished run, or its files are not at hand.
     """
     lock = _lock(name, read)
-    headline = json.loads(_content(name, _HEADLINE, read))
+    headline = json.loads(_content(name, HEADLINE, read))
     scored = read_scored(BytesIO(_content(name, _SCORES, read)))
     predictions = {own.id: own for own in _predictions(_content(name, _PREDICTIONS, read))}
     if missing := sum(example not in predictions for example in scored.ids):
@@ -133,22 +133,21 @@ def _task(lock: Mapping[str, Any]) -> str:
 
 def _params(lock: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: value
-        for stage in lock.values()
-        for name, value in _flat(stage.get("params", {}).get("params.yaml", {}), "")
+        name: value for stage in lock.values() for name, value in flat(stage.get("params", {}).get("params.yaml", {}))
     }
 
 
-def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of each param; `above` is what their names begin with."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{above}{name}.")
+            yield from flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 
 
 def _edited(lock: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
     """Params whose value in params.yaml is not that of the run."""
-    present = dict(_flat(params, ""))
+    present = dict(flat(params))
     wanted = {"scenario": _task(lock), **_params(lock)}
     return sorted(name for name, value in wanted.items() if present.get(name) != value)

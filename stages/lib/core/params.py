@@ -14,14 +14,18 @@ from typing import Any, ClassVar, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.tokens import ScalarToken
 
 from stages.lib.core.process import UserError
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 CHECKPOINT = "checkpoint"  # the architecture that means: as the checkpoint has it
+NAME = re.compile(r"[a-z_]\w*", re.ASCII | re.IGNORECASE)  # of a scenario: part of a path, and of a parameter's name
 
 _SECTIONS = Path(__file__).parents[1] / "params"
+_CONFLICT_MARKER = re.compile(r"(<{7}|\|{7}|={7}|>{7})( |$)")
 
 
 class Section(BaseModel):
@@ -72,13 +76,42 @@ def read_yaml(path: Path = PARAMS) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's top folder") from None
     except YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f"line {place.line + 1}: " if place else ""
-        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise UserError(f"{path}: {where}not valid YAML: {problem}") from None
+        raise UserError(f"{path}: {line}" for line in _syntax_mistakes(path, error)) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections of parameters, such as `fit:`")
     return values
+
+
+def _syntax_mistakes(path: Path, error: YAMLError) -> list[str]:
+    text = path.read_text("utf-8", "replace")
+    if conflicts := _conflicts(text):
+        return [f"line {number}: merge markers: resolve the conflict" for number in conflicts]
+    place = getattr(error, "problem_mark", None)
+    if place and (opened := _open_quote(text, place.line)) is not None:
+        return [f"line {opened + 1}: not valid YAML: the quote that begins here does not end in this line"]
+    where = f"line {place.line + 1}: " if place else ""
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return [f"{where}not valid YAML: {problem}"]
+
+
+def _conflicts(text: str) -> list[int]:
+    """The line, from 1, at which each conflict begins that git has left in the text."""
+    found = [(number, line[0]) for number, line in enumerate(text.split("\n"), 1) if _CONFLICT_MARKER.match(line)]
+    return [number for number, sign in found if sign == "<"] or [number for number, _ in found[:1]]
+
+
+def _open_quote(text: str, last: int) -> int | None:
+    """The line, from 0, of a quote that is not closed there. YAML looks for its end in the lines below, so the mistake
+    shows on another line: `last`."""
+    try:
+        for token in YAML(typ="safe", pure=True).scan(text):
+            first, end = token.start_mark.line, token.end_mark.line
+            if isinstance(token, ScalarToken) and token.style in ("'", '"') and first < end == last:
+                return int(first)
+    except MarkedYAMLError as error:  # no quote below
+        if "quoted" in (error.context or "") and error.context_mark.line < last:
+            return int(error.context_mark.line)
+    return None
 
 
 def schemas() -> dict[str, type[Section]]:
@@ -93,9 +126,18 @@ def schemas() -> dict[str, type[Section]]:
 
 def _checked(path: Path) -> dict[str, Any]:
     values = read_yaml(path)
-    if lines := _mistakes(values):
-        raise UserError(f"{path}: {line}" for line in lines)
+    if lines := [*_outdated(path.parent), *(f"{path}: {line}" for line in _mistakes(values))]:
+        raise UserError(lines)
     return values
+
+
+def _outdated(folder: Path) -> Iterator[str]:
+    """A task's dvc.yaml is a copy of the project's. An older one would hide from DVC what the code depends on."""
+    code, copy = folder / "stages", folder / PIPELINE
+    if code.is_symlink() and copy.is_file():
+        project = code.resolve().parent
+        if copy.read_bytes() != (project / PIPELINE).read_bytes():
+            yield f"{copy}: differs from the project's; run `python -m stages.tools.tasks` in {project}"
 
 
 def _mistakes(values: Mapping[str, Any]) -> list[str]:
@@ -141,8 +183,7 @@ def _scenario_mistakes(
         yield f"scenario: `{chosen}` is none of scenarios{suggestion(str(chosen), names)}"
     stages = {name: schema for name, schema in sections.items() if schema.of_scenario}
     for name, scenario in scenarios.items():
-        # it is part of a path, and of a parameter's name for DVC
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z_]\w*", name, re.ASCII | re.IGNORECASE):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             yield f"scenarios -> {name}: a name begins with a letter, and has letters, digits and underscores only"
         if not isinstance(scenario, dict):
             yield f"scenarios -> {name}: expected parameters, found {scenario!r}"

@@ -1,6 +1,7 @@
 """A stage as a process: a user's mistake is printed in one line, the stage ends with its parent, memory is reused."""
 
 import ctypes
+import errno
 import gc
 import os
 import signal
@@ -9,12 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from stages.lib.core.finished import settle
+
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 32 << 20  # bytes, the maximum that glibc accepts
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # seconds; the processes of a fit usually fail together, and the first that exits ends the others. So the
 # main one gets this long to print
 _MAIN_PROCESS_LEAD = 30
+# libraries put it into errors of their own, without its number
+_FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)]
 
 
 class UserError(Exception):
@@ -27,20 +31,34 @@ class UserError(Exception):
 
 
 def launch(main: Callable[[], None]) -> None:
-    """Runs a stage's `main`. On UserError, prints its lines to stderr and exits with code 2."""
+    """Runs a stage's `main`. On UserError or a full disk, prints the lines to stderr and exits with code 2."""
     die_with_parent()
     keep_freed_memory()
     gc.enable()  # stages/__init__.py has switched it off
     if not is_main_process():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
+        if lines := settle():
+            raise UserError(lines)
         main()
-    except UserError as error:
+    except Exception as error:
+        lines = _told(error)
+        if not lines:
+            raise
         if not is_main_process():
             time.sleep(_MAIN_PROCESS_LEAD)
-        for line in error.lines:
+        for line in lines:
             print(line, file=sys.stderr)
         sys.exit(2)
+
+
+def _told(error: Exception) -> list[str]:
+    """What the user can do about it. Nothing about a mistake of the code."""
+    if isinstance(error, UserError):
+        return error.lines
+    if any(reason in str(error) for reason in _FULL):
+        return [f"{first_line(error)}: make room and run again"]
+    return []
 
 
 def die_with_parent() -> None:
@@ -52,12 +70,11 @@ def die_with_parent() -> None:
 
 def keep_freed_memory() -> None:
     """Makes glibc reuse freed blocks. torch frees and allocates the same tensors at every step; returning them to the
-    kernel each time costs more than the arithmetic of a small model. Larger blocks still go back: kept blocks of many
-    sizes would fragment the memory."""
+    kernel each time costs more than the arithmetic of a small model."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+            libc.mallopt(_M_MMAP_MAX, 0)
             libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 

@@ -343,7 +343,7 @@ class RowDatabase:
                     WITH ordered AS (
                         SELECT row, row_number() OVER (ORDER BY place, row) - 1 AS number, count(*) OVER () AS rows
                         FROM mixed WHERE origin BETWEEN {origins[0]} AND {origins[-1]})
-                    SELECT row, (rows * copy + number) / {max(wanted, 1)}
+                    SELECT row, (rows * copy + number) / {self._params.mix[name].share}
                     FROM ordered, range(ceil({wanted} / rows)::BIGINT) copies(copy)
                     WHERE rows * copy + number < {wanted}"""
             )
@@ -492,12 +492,14 @@ class RowDatabase:
         return "taken", f"LEFT JOIN ({lists}) taken_answers USING (row)"
 
     def _interspersed(self, own: Iterator[Example]) -> Iterator[Example]:
-        more = self._number("SELECT count(*) FROM drawn")
-        count = self.counts()["train"]["examples"] - more
+        """By their share alone, not by their number: so a row at the end of a file moves none before it."""
+        share = sum(mixed.share for mixed in self._params.mix.values())
+        ratio = share / (1 - share)
         drawn = self._drawn_examples()
         for number, example in enumerate(own):
             yield example
-            yield from islice(drawn, more * (number + 1) // count - more * number // count)
+            yield from islice(drawn, int(ratio * (number + 1)) - int(ratio * number))
+        yield from drawn  # the last ones, where their number was rounded up
 
     def _drawn_examples(self, condition: str = "true") -> Iterator[Example]:
         taken, leaked = self._taken("train")

@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from os.path import commonpath
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -19,6 +20,7 @@ from stages.lib.ingest.row_texts import advice_on_answers, columns
 from stages.lib.ingest.rows import Row, Source, advice_on, listed, missing_columns, one_line, readable
 from stages.lib.ingest.text_files import read_aligned
 from stages.lib.ingest.threads import conversations_of
+from stages.lib.ingest.tracking import POINTER
 from stages.lib.params.prepare import Files, Hub, Prepare
 from stages.lib.records.examples import SPLITS, Split
 
@@ -84,6 +86,15 @@ def origins(params: Prepare, folder: Path) -> list[Origin]:
     return found
 
 
+def raw_files(params: Prepare, folder: Path) -> Iterator[Path]:
+    """All files that are there of those that the scenario names."""
+    with suppress(UserError):
+        for origin in origins(params, folder):
+            yield from (file.path for file in origin.all_files())
+    if params.known_ngrams is not None and (folder / params.known_ngrams).is_file():
+        yield folder / params.known_ngrams
+
+
 def _origins(params: Prepare, folder: Path) -> list[Origin]:
     named: dict[Split, Files | None] = {"train": params.train, "validation": params.validation, "test": params.test}
     found = [
@@ -129,7 +140,7 @@ def _files(split: Split, files: str, folder: Path) -> list[File]:
     place = folder / files
     if any(character in files for character in "*?["):
         try:
-            found = sorted(path for path in folder.glob(files) if path.is_file())
+            found = sorted(path for path in folder.glob(files) if path.is_file() and path.suffix != POINTER)
         except (ValueError, NotImplementedError) as error:
             raise UserError(
                 f"params.yaml: prepare -> {split} of the scenario: `{files}` is not a valid glob: {error}"
@@ -173,9 +184,9 @@ def _is_hidden(path: PurePath) -> bool:
 
 
 def _is_beside_rows(path: Path) -> bool:
-    """Whether a file is what `datasets` saves or caches beside the rows of a data set."""
+    """Whether a file is what `datasets` saves or caches beside the rows of a data set, or what `dvc add` writes."""
     is_saved = (path.parent / "state.json").is_file() and (path.parent / "dataset_info.json").is_file()
-    return is_saved and (path.suffix == ".json" or path.name.startswith("cache-"))
+    return path.suffix == POINTER or (is_saved and (path.suffix == ".json" or path.name.startswith("cache-")))
 
 
 def _mistakes(origin: Origin, params: Prepare, found: Sequence[Origin], folder: Path) -> Iterator[str]:
@@ -229,6 +240,21 @@ def read_rows(origin: Origin, params: Prepare, skipped: Counter[str]) -> Iterato
     Raises:
         UserError: a file can't be read in its format, or lacks a column; see the module of the format.
     """
+    rows, thread = _raw_rows(origin, params, skipped, has_bar=True), params.reading.thread
+    yield from map(_writable, rows if thread is None else conversations_of(rows, thread))
+
+
+def check_first_rows(origin: Origin, params: Prepare) -> None:
+    """Reads as many rows as it takes to know the columns; of a data set on the hub, none. Raises UserError as
+    `read_rows` does, which says it only after all files before this one."""
+    if origin.files is not None:
+        with closing(_raw_rows(origin, params, Counter(), has_bar=False)) as rows:
+            for _ in islice(rows, _ROWS_WITH_ALL_FIELDS):
+                pass
+
+
+def _raw_rows(origin: Origin, params: Prepare, skipped: Counter[str], has_bar: bool) -> Generator[Row]:
+    """The rows before threads of messages become conversations."""
     thread = params.reading.thread
     needed = columns(params, origin.split)
     if thread is not None:
@@ -236,10 +262,8 @@ def read_rows(origin: Origin, params: Prepare, skipped: Counter[str]) -> Iterato
         needed = [thread.id, thread.parent, thread.role, thread.text, *of_rows]
     advice = advice_on_answers(params, origin.split)
     if params.hub is None:
-        rows = _file_rows(origin, params, needed, skipped, advice)
-    else:
-        rows = _hub_rows(origin, params.hub, needed, advice)
-    yield from map(_writable, rows if thread is None else conversations_of(rows, thread))
+        return _file_rows(origin, params, needed, skipped, advice, has_bar)
+    return _hub_rows(origin, params.hub, needed, advice)
 
 
 def _writable(row: Row) -> Row:
@@ -251,10 +275,15 @@ def _writable(row: Row) -> Row:
 
 
 def _file_rows(
-    origin: Origin, params: Prepare, needed: Sequence[str], skipped: Counter[str], advice: Mapping[str, str]
-) -> Iterator[Row]:
+    origin: Origin,
+    params: Prepare,
+    needed: Sequence[str],
+    skipped: Counter[str],
+    advice: Mapping[str, str],
+    has_bar: bool,
+) -> Generator[Row]:
     size = sum(file.size() for file in origin.all_files())
-    with tqdm(total=size, desc=f"prepare {origin.name}", unit="B", unit_scale=True) as bar:
+    with tqdm(total=size, desc=f"prepare {origin.name}", unit="B", unit_scale=True, disable=not has_bar) as bar:
 
         def source(file: File) -> Source:
             return Source(file.path, params.reading, needed, bar.update, file.member, skipped, advice)
@@ -295,7 +324,7 @@ def _with_fields(rows: Iterator[Row], needed: Sequence[str], name: str, advice: 
         )
 
 
-def _hub_rows(origin: Origin, hub: Hub, needed: Sequence[str], advice: Mapping[str, str]) -> Iterator[Row]:
+def _hub_rows(origin: Origin, hub: Hub, needed: Sequence[str], advice: Mapping[str, str]) -> Generator[Row]:
     rows = _read_hub(hub, origin.name)
     yield from tqdm(_with_fields(rows, needed, hub.name, advice), desc=f"prepare {origin.name}", unit=" rows")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from stages.lib.checkpoint.config import (
     special_token_ids,
     unloadable,
 )
-from stages.lib.checkpoint.tokenizers import target_from
+from stages.lib.checkpoint.tokenizers import load_tokenizer, target_from
+from stages.lib.core.files import read_json
 from stages.lib.core.process import UserError, first_line
 from stages.lib.core.templates import RejectedRow
+from stages.lib.models.adapters import load_adapter
 from stages.lib.models.families import interface_for, interface_of, interface_of_saved
 from stages.lib.models.families.interface import Loaded, ModelInterface, load, on_device, with_new_tokens
 from stages.lib.models.families.seq2seq import decoder_inputs
@@ -38,9 +41,11 @@ from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExa
 
 disable_progress_bar()  # transformers shows one for every file, which would break ours
 set_verbosity_error()  # its warnings are about new weights and tokens, which this project intends
+getLogger("bitsandbytes").setLevel("ERROR")  # which peft imports: it warns of kernels that this project does without
 
 # names of weights in a checkpoint that also reads images or sound -> their names in its language part
 _OF_LANGUAGE_PART = {r"^language_model\.": "", r"^model\.(language_model|text_model)\.": "model."}
+BASE = "base.json"  # what a saved adapter is merged into, in place of weights
 _NO_LIMIT = 1024  # tokens that plain `generate` writes at most where the model has no limit of its own
 
 
@@ -81,8 +86,36 @@ def load_base(
     return Loaded(network, new)
 
 
-def trained_model(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
-    """The model that the train stage has saved."""
+def trained_model(base: Model, trained: Path) -> PreTrainedModel:
+    """The model that the train stage has saved. An adapter is merged into its base, in float32.
+
+    Args:
+        base: the model before training.
+        trained: the folder with model/ and adapter/.
+
+    Raises:
+        UserError: the adapter is of another base, or this can't be loaded.
+    """
+    folder = trained / "model"
+    if not is_adapter(trained):
+        return saved_model(folder, base.trust_remote_code is not None)
+    about = read_json(folder / BASE)
+    if (about["base_model"], about["revision"]) != (base.public_name, base.hub_revision):
+        raise UserError(
+            f"{trained / 'adapter'} was trained on {about['base_model']}, and params.yaml names {base.title}; run "
+            f"`dvc repro train`"
+        )
+    network = base_model(base, load_tokenizer(folder), about["labels"], dropout=None, seed=about["seed"])
+    return load_adapter(network, trained / "adapter", about["quantized"])
+
+
+def is_adapter(trained: Path) -> bool:
+    """Whether the train stage has saved an adapter and the name of its base, in place of a whole model."""
+    return (trained / "model" / BASE).is_file()
+
+
+def saved_model(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
+    """A whole model that this project has saved."""
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     interface = interface_of_saved(AutoConfig.from_pretrained(folder, **options))
     network: PreTrainedModel = interface.auto_class.from_pretrained(folder, use_safetensors=True, **options)
@@ -147,13 +180,13 @@ def _pretrained(
     try:
         interface = interface_for(config, model.family, bool(labels))
         loader = interface.from_pretrained if config is whole else partial(_language_part, interface)
-        return loader(place, _prepared(config, dropout), len(tokenizer), **options)
+        return loader(place, _prepared(config, dropout), tokenizer, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise unloadable(place, error) from None
 
 
 def _language_part(
-    interface: ModelInterface, place: str, config: PreTrainedConfig, tokens: int, **options: Any
+    interface: ModelInterface, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> Loaded:
     """The weights of this part of a checkpoint, as a model of its own."""
     loaded, new = load(interface.auto_class, place, config, key_mapping=_OF_LANGUAGE_PART, **options)
@@ -163,7 +196,7 @@ def _language_part(
     network: PreTrainedModel = interface.auto_class.from_config(loaded.config)
     network.load_state_dict(loaded.state_dict(), assign=True)
     network.tie_weights()
-    return with_new_tokens(Loaded(network, new), tokens)
+    return with_new_tokens(Loaded(network, new), tokenizer)
 
 
 def _generation_config(

@@ -29,11 +29,12 @@ _OF_CHECKPOINT = ("name", "revision", "folder", "trust_remote_code")
 
 class Architecture(Section):
     """A model of random weights: its model_type in transformers, the settings of that type's configuration (further
-    names, which transformers checks), and the vocabulary that is learned from the train split."""
+    names, which transformers checks), and the vocabulary: so many tokens, learned from the train split; None: that of
+    the tokenizer in `model.folder`."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     model_type: str
-    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)]
+    vocabulary_size: Annotated[int, Field(ge=MIN_VOCABULARY_SIZE)] | None
     pre_tokenizer: PreTokenizer
 
     @property
@@ -172,6 +173,19 @@ class Model(Section):
     def hub_name(self) -> str | None:
         """None for a local folder and for random weights."""
         return self.name if self.scratch is None and self.name != "folder" else None
+
+    @property
+    def hub_revision(self) -> str | None:
+        return self.revision if self.hub_name is not None else None
+
+    @property
+    def public_name(self) -> str | None:
+        """Of the checkpoint, for those who get the trained model: without a path of this machine. None for random
+        weights."""
+        if self.scratch is not None:
+            return None
+        path = Path(self.name_or_path)
+        return path.name if path.is_absolute() else self.name_or_path
 
     @property
     def title(self) -> str:

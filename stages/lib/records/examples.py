@@ -84,7 +84,8 @@ def answer_id(example: str, number: int) -> str:
 
 
 def write_examples(folder: Path, examples: Iterable[Example]) -> None:
-    write_shards(folder, _SCHEMA, map(_table, in_batches(examples, Example.characters, _BATCH_EXAMPLES)))
+    batches = in_batches(examples, Example.characters, _BATCH_EXAMPLES)
+    write_shards(folder, _SCHEMA, ((_table(batch), list(map(Example.characters, batch))) for batch in batches))
 
 
 def _table(examples: Sequence[Example]) -> pa.Table:

@@ -56,7 +56,12 @@ def read_label_ids(path: Path) -> list[Label]:
 
 
 def write_tokenized_examples(folder: Path, batches: Iterable[Sequence[TokenizedExample]]) -> None:
-    write_shards(folder, _SCHEMA, map(_table, batches))
+    write_shards(folder, _SCHEMA, ((_table(batch), list(map(_size, batch))) for batch in batches))
+
+
+def _size(example: TokenizedExample) -> int:
+    """Bytes of its ids."""
+    return 4 * (len(example.source_ids) + len(example.target_ids))
 
 
 def _table(examples: Sequence[TokenizedExample]) -> pa.Table:

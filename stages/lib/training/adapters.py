@@ -1,18 +1,15 @@
-"""Low-rank matrices beside frozen weights, LoRA (Hu et al. 2022) or DoRA (Liu et al. 2024): which layers get them, and
-how they become part of the weights. Some weights are trained in full beside them, as new random ones must be."""
+"""Which layers get adapters. Some weights are trained in full beside them, as new random ones must be."""
 
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
-from warnings import catch_warnings
 
 from torch import nn
 from transformers import Conv1D, PreTrainedModel
 
 from stages.lib.core.process import UserError, first_line
-from stages.lib.models.quantization import dequantize, is_quantized, quantize
+from stages.lib.models.adapters import insert_adapters, parameters_of, sharing, untie
+from stages.lib.models.quantization import quantize
 from stages.lib.params.fit import Adapters
-
-# peft takes seconds to import, so only functions that need it import it
 
 _PLACE = "fit -> adapters"
 _HEADS = ("classifier", "pre_classifier", "score", "classification_head")  # trained in full
@@ -35,7 +32,7 @@ def choose(network: PreTrainedModel, adapters: Adapters, new: Collection[str]) -
         new: names of random weights in a pretrained network, which are trained in full.
     """
     full, mistakes = _trained_in_full(network, adapters.modules_to_save, new)
-    parameters = _parameters(network)
+    parameters = parameters_of(network)
     taken = {id(weights) for name in full for weights in network.get_submodule(name).parameters(recurse=False)}
     free = {name for name, weights in parameters.items() if weights.requires_grad and id(weights) not in taken}
     if adapters.target_modules is None:
@@ -60,10 +57,9 @@ def add_adapters(network: PreTrainedModel, adapters: Adapters, choice: _Choice) 
     Raises:
         UserError: peft can't adapt such a layer, or there is nothing to quantize.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig  # it takes seconds to import
 
-    if not _sharing(network).keys().isdisjoint(f"{name}.weight" for name in choice.layers):
-        _untie(network)
+    untie(network, choice.layers)
     if adapters.quantize:
         quantize(network, kept=choice.full)
     config = LoraConfig(
@@ -77,15 +73,11 @@ def add_adapters(network: PreTrainedModel, adapters: Adapters, choice: _Choice) 
     )
     full = [weights for name in choice.full for weights in _own_unfrozen(network.get_submodule(name))]
     try:
-        _inject(network, config)
+        insert_adapters(network, config)
     except ValueError as error:
         raise UserError(f"{_PLACE}: {first_line(error)}") from None
     for weights in full:
         weights.requires_grad_(True)
-
-
-def has_adapters(network: nn.Module) -> bool:
-    return hasattr(network, "peft_config")
 
 
 def modules_in_full(network: nn.Module, prefix: str = "") -> Iterator[str]:
@@ -101,19 +93,6 @@ def modules_in_full(network: nn.Module, prefix: str = "") -> Iterator[str]:
             yield prefix + name
         else:
             yield from modules_in_full(child, f"{prefix}{name}.")
-
-
-def merge_adapters(network: PreTrainedModel) -> PreTrainedModel:
-    """The same network without adapters: their product is added to the weights beside them. Quantized weights are
-    dequantized before, on the CPU, because they may not fit on a GPU."""
-    if not has_adapters(network):
-        return network
-    if is_quantized(network):
-        _dequantize_below(network)
-    for _, layer in _adapted(network):
-        layer.merge()
-    _unload(network)
-    return network
 
 
 def _trained_in_full(
@@ -141,7 +120,7 @@ def _own_unfrozen(module: nn.Module) -> list[nn.Parameter]:
 def _usual_layers(network: PreTrainedModel) -> list[str]:
     """Every linear layer, except for the output layer and others that share their weights."""
     output, modules = network.get_output_embeddings(), dict(network.named_modules())
-    shared = _sharing(network)
+    shared = sharing(network)
 
     def is_usual(name: str, module: nn.Module) -> bool:
         parent, _, own = name.rpartition(".")
@@ -160,7 +139,7 @@ def _named_layers(
     network: PreTrainedModel, patterns: Iterable[str], free: Collection[str]
 ) -> tuple[list[str], list[str], list[str]]:
     """Names of the layers and experts that the patterns match as a whole or in their end, and mistakes."""
-    modules, experts, shared = dict(network.named_modules()), _experts(network), _sharing(network)
+    modules, experts, shared = dict(network.named_modules()), _experts(network), sharing(network)
     chosen, mistakes = list[str](), list[str]()
     for pattern in patterns:
         place = f"{_PLACE} -> target_modules: `{pattern}`"
@@ -204,69 +183,9 @@ def _experts(network: nn.Module) -> list[str]:
     ]
 
 
-def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Under each of their names: a weight that modules share has several."""
-    return dict(network.named_parameters(remove_duplicate=False))
-
-
-def _sharing(network: nn.Module) -> dict[str, list[str]]:
-    """Name of a weight that several modules share -> its other names."""
-    names = dict[int, list[str]]()
-    for name, weights in _parameters(network).items():
-        names.setdefault(id(weights), []).append(name)
-    groups = [group for group in names.values() if len(group) > 1]
-    return {name: [other for other in group if other != name] for group in groups for name in group}
-
-
 def _can_untie(network: PreTrainedModel, layer: Any) -> bool:
     """Whether only the output layer and one table of embeddings share this weight: configurations can say that they
     don't."""
     output: Any = network.get_output_embeddings()
-    names = [name for name, weights in _parameters(network).items() if weights is layer.weight]
+    names = [name for name, weights in parameters_of(network).items() if weights is layer.weight]
     return output is not None and output.weight is layer.weight and len(names) == 2
-
-
-def _untie(network: PreTrainedModel) -> None:
-    """Gives each layer weights of its own. Else an adapter would be merged into all layers that share the weight."""
-    tied = network.get_expanded_tied_weights_keys(all_submodels=True)
-    for part in network.modules():
-        if isinstance(part, PreTrainedModel):
-            part.config.tie_word_embeddings = False
-    for name in tied:
-        place, _, own = name.rpartition(".")
-        shared = network.get_parameter(name)
-        setattr(network.get_submodule(place), own, nn.Parameter(shared.detach().clone(), shared.requires_grad))
-
-
-def _inject(network: nn.Module, config: Any) -> None:
-    from peft import inject_adapter_in_model
-
-    with catch_warnings(action="ignore"):  # such as: GPT-2's weights are transposed
-        inject_adapter_in_model(config, network)
-
-
-def _adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Layers of peft. Of experts, one contains the next."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return ((name, module) for name, module in network.named_modules() if isinstance(module, BaseTunerLayer))
-
-
-def _unload(network: Any) -> None:
-    """Removes the adapters, in place."""
-    layers = dict(_adapted(network))
-    for name, layer in layers.items():
-        if name.rpartition(".")[0] not in layers:
-            network.set_submodule(name, layer.get_base_layer())
-    del network.peft_config
-
-
-def _dequantize_below(network: Any) -> None:
-    """The same adapters beside dequantized weights, to which they can be added."""
-    config = network.peft_config["default"]
-    trained = {name: weights.detach().cpu() for name, weights in network.named_parameters() if weights.requires_grad}
-    _unload(network)
-    dequantize(network)
-    network.cpu()
-    _inject(network, config)
-    network.load_state_dict(trained, strict=False)

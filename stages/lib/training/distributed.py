@@ -4,8 +4,6 @@ import logging
 import os
 import sys
 
-import torch
-
 from stages.lib.core.process import UserError
 from stages.lib.core.worker_pool import available_cores
 from stages.lib.params.machine import Machine
@@ -35,6 +33,7 @@ def launch_distributed(module: str, machine: Machine) -> bool:
     if is_worker() or machine.world_size == 1:
         return False
 
+    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

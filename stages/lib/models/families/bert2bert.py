@@ -11,6 +11,7 @@ from transformers import (
     EncoderDecoderModel,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from stages.lib.checkpoint.architecture import BERT2BERT, ModelClass
@@ -25,13 +26,15 @@ class Bert2Bert(Seq2Seq):
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         return _joined(AutoModel.from_config(config), AutoModelForCausalLM.from_config(_decoder(config)))
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
+    def from_pretrained(
+        self, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> Loaded:
         if config.model_type == BERT2BERT:
             network, new = load(EncoderDecoderModel, place, config, **options)
             return Loaded(_without_pooler(network), new)
         # once joined, they can't be resized
-        encoder = with_new_tokens(load(AutoModel, place, config, **options), tokens)
-        decoder = with_new_tokens(load(AutoModelForCausalLM, place, _decoder(config), **options), tokens)
+        encoder = with_new_tokens(load(AutoModel, place, config, **options), tokenizer)
+        decoder = with_new_tokens(load(AutoModelForCausalLM, place, _decoder(config), **options), tokenizer)
         new = {f"encoder.{name}" for name in encoder.new} | {f"decoder.{name}" for name in decoder.new}
         return Loaded(_joined(encoder.network, decoder.network), new)
 

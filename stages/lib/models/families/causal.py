@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import ModelClass, is_encoder
 from stages.lib.models.attention import SDPA_VARLEN, segments
@@ -35,8 +35,10 @@ class Causal(OneClass):
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         return super().from_scratch(_for_training(config))
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
-        return super().from_pretrained(place, _for_training(config), tokens, **options)
+    def from_pretrained(
+        self, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> Loaded:
+        return super().from_pretrained(place, _for_training(config), tokenizer, **options)
 
     def training_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
         """Examples aligned where the target begins: sources are padded on the left, targets on the right.

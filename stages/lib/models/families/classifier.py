@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import ModelClass
 from stages.lib.models.attention import SDPA_VARLEN, segments
@@ -31,9 +31,11 @@ class Classifier(WithEncoder):
     name: ModelClass = "classifier"
     auto_class = AutoModelForSequenceClassification
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
+    def from_pretrained(
+        self, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> Loaded:
         # a head for another number of labels is replaced by a new one
-        return super().from_pretrained(place, config, tokens, ignore_mismatched_sizes=True, **options)
+        return super().from_pretrained(place, config, tokenizer, ignore_mismatched_sizes=True, **options)
 
     def training_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
         """input_ids and attention_mask are (B, S), labels (B, 1)."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import ModelClass
 from stages.lib.records.tokenized_examples import TokenizedExample
@@ -34,8 +34,10 @@ class ModelInterface(Protocol):
     def from_scratch(self, config: PreTrainedConfig) -> PreTrainedModel:
         """Random weights. Raises ValueError, TypeError or RuntimeError where the settings are not valid."""
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
-        """The weights of a checkpoint, and random ones where it has none. The model has at least `tokens` embeddings.
+    def from_pretrained(
+        self, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> Loaded:
+        """The weights of a checkpoint, and random ones where it has none. The model has an embedding for every token.
         Raises OSError, ValueError or RuntimeError."""
 
     def training_batch(self, examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
@@ -71,8 +73,10 @@ class OneClass:
         network: PreTrainedModel = self.auto_class.from_config(config)
         return network
 
-    def from_pretrained(self, place: str, config: PreTrainedConfig, tokens: int, **options: Any) -> Loaded:
-        return with_new_tokens(load(self.auto_class, place, config, **options), tokens)
+    def from_pretrained(
+        self, place: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> Loaded:
+        return with_new_tokens(load(self.auto_class, place, config, **options), tokenizer)
 
     def may_pack(self, network: PreTrainedModel) -> bool:
         return False
@@ -134,12 +138,14 @@ def load(auto_class: Any, place: str, config: PreTrainedConfig, **options: Any) 
     return Loaded(network, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
 
 
-def with_new_tokens(loaded: Loaded, tokens: int) -> Loaded:
-    """With embeddings for at least so many tokens. Those of new tokens are random, so their tables count as new."""
+def with_new_tokens(loaded: Loaded, tokenizer: PreTrainedTokenizerBase) -> Loaded:
+    """With embeddings for all tokens. Those of new tokens are random, so their tables count as new; but not where the
+    only new token is the pad, which no text has."""
     network: Any = loaded.network
-    if tokens <= len(network.get_input_embeddings().weight):
-        return loaded
+    before, tokens = len(network.get_input_embeddings().weight), len(tokenizer)
     with_embeddings(network, tokens)
+    if tokens <= before or before == tokens - 1 == tokenizer.pad_token_id:
+        return loaded
     tables = (network.get_input_embeddings(), network.get_output_embeddings())
     grown = {name for name, module in network.named_modules() if any(module is table for table in tables)}
     return Loaded(network, loaded.new | {f"{name}.weight" for name in grown})
