@@ -1,10 +1,8 @@
 """`compare`: what it says of runs that are known to be better, worse or equal, and where it reads them from."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import replace
@@ -27,6 +25,7 @@ from stages.lib.scores.scored import scored, write_scored
 from stages.lib.scores.slots import Slots
 from stages.tools.compare import compared, has_regression
 from tests.build import copy_dvcignore, prediction
+from tests.shell import WITH_CODE
 
 PROJECT = Path(__file__).parent.parent
 EXAMPLES = 120
@@ -328,15 +327,10 @@ scenarios:
 fit:
   rate: 1
 """
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(PROJECT),
-    **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
 
 
 def sh(folder: Path, command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(command.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run(command.split(), cwd=folder, env=WITH_CODE, capture_output=True, text=True)
     assert result.returncode == code, f"{command}\n{result.stdout}\n{result.stderr}"
     return result
 

@@ -1,9 +1,7 @@
 """The table of experiments: whatever they are, it fits 120 columns, and shows no scores that are not theirs."""
 
 import json
-import os
 import shutil
-import subprocess
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.tools.experiments import main, report
+from tests.shell import run
 
 PROJECT = Path(__file__).parent.parent
 KEPT = (".dvc/config", ".dvcignore", ".gitignore", "dvc.yaml", "dvc.lock", "params.yaml", "metrics/evaluate.json")
@@ -53,13 +52,6 @@ def test_each_task_has_its_table_of_what_concerns_it() -> None:
     ]
 
 
-def git(folder: Path, command: str) -> str:
-    who = {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return subprocess.run(
-        ["git", *command.split()], cwd=folder, env=os.environ | who, check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
 @pytest.fixture
 def ten_experiments(tmp_path: Path) -> Path:
     """Of the real pipeline, as the refs in which DVC keeps them."""
@@ -67,10 +59,10 @@ def ten_experiments(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, tmp_path / name)
     for command in ("init -q -b main", "add .", "commit -q -m run"):
-        git(tmp_path, command)
-    commit = git(tmp_path, "rev-parse HEAD")
+        run(tmp_path, f"git {command}")
+    commit = run(tmp_path, "git rev-parse HEAD").strip()
     for number in range(10):
-        git(tmp_path, f"checkout -q --detach {commit}")
+        run(tmp_path, f"git checkout -q --detach {commit}")
         for name, old, new in (
             ("params.yaml", "strategy: greedy", "strategy: beam"),
             ("params.yaml", "learning_rate: 0.004", f"learning_rate: 0.00{number}"),
@@ -81,9 +73,9 @@ def ten_experiments(tmp_path: Path) -> Path:
             text = (tmp_path / name).read_text()
             assert old in text
             (tmp_path / name).write_text(text.replace(old, new))
-        git(tmp_path, "commit -q -a -m run")
-        git(tmp_path, f"update-ref refs/exps/{commit[:2]}/{commit[2:]}/a-rather-long-name-{number} HEAD")
-    git(tmp_path, "checkout -q main")
+        run(tmp_path, "git commit -q -a -m run")
+        run(tmp_path, f"git update-ref refs/exps/{commit[:2]}/{commit[2:]}/a-rather-long-name-{number} HEAD")
+    run(tmp_path, "git checkout -q main")
     return tmp_path
 
 

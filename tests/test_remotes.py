@@ -5,7 +5,6 @@ By the project's own files for git and DVC, on a chain of two quick stages.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -24,6 +24,7 @@ from dvc.repo import Repo
 
 from stages.lib.core.process import UserError
 from stages.tools import gc, pull, share, verify
+from tests import shell
 from tests.servers import (
     S3,
     Key,
@@ -35,14 +36,11 @@ from tests.servers import (
     ssh_missing,
     ssh_server,
 )
+from tests.shell import WITH_CODE
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = (".gitignore", ".gitattributes", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(PROJECT),
-    **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
+run = partial(shell.run, environment=WITH_CODE)
 # of each seed, each file is an object of its own
 STAGES = """
 stages:
@@ -78,12 +76,6 @@ class Remote(NamedTuple):
     reader: Options
     stranger: Options
     damage: Callable[[str], None]  # an object
-
-
-def run(folder: Path, command: str) -> str:
-    result = subprocess.run(command.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
 
 
 def call(tool: ModuleType, folder: Path, *arguments: str) -> int:
@@ -376,7 +368,7 @@ def kill(folder: Path, tool: str, until: Path) -> None:
 
 @contextmanager
 def started(folder: Path, command: str) -> Iterator[Popen[str]]:
-    with Popen(command.split(), cwd=folder, env=ENVIRONMENT, stdout=PIPE, stderr=PIPE, text=True) as process:
+    with Popen(command.split(), cwd=folder, env=WITH_CODE, stdout=PIPE, stderr=PIPE, text=True) as process:
         yield process
 
 
@@ -406,7 +398,7 @@ def test_of_two_runs_in_one_clone_the_second_names_the_first(project: Path, tmp_
     (project / "dvc.yaml").write_text(f"stages:\n  hold:\n    cmd: {wait}\n    outs:\n      - data/held.txt\n")
     with started(project, "dvc repro") as first:
         wait_for((tmp_path / "started").exists)
-        second = subprocess.run(["dvc", "repro"], cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+        second = subprocess.run(["dvc", "repro"], cwd=project, env=WITH_CODE, capture_output=True, text=True)
         (tmp_path / "go").touch()
         assert first.wait() == 0
     assert second.returncode

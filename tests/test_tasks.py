@@ -1,10 +1,8 @@
 """Several tasks in one project: a change reruns those that it concerns, and a newer version of the project leaves the
 rest as it is. What stages compute is not the matter here, so the outs of their runs are invented."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
@@ -18,6 +16,7 @@ from stages.lib.params.fit import Fit
 from stages.tools import check_params, tasks
 from stages.tools.compare import compared
 from tests.build import copy_dvcignore
+from tests.shell import run
 
 PROJECT = Path(__file__).parent.parent
 FILES = (".gitignore", ".gitattributes", "dvc.yaml", "params.yaml", "dvc.lock")
@@ -27,16 +26,6 @@ FOLDERS = (
     "metrics",
     *(f"data/raw/{name}" for name in ("models", "teacher", "sentence_encoder")),
 )
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
-
-
-def run(folder: Path, command: str) -> str:
-    result = subprocess.run(command.split(), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
 
 
 def edit(file: Path, pattern: str, replacement: str) -> None:

@@ -1,14 +1,12 @@
 """What a team needs of git and DVC together: by the project's own files for them, on a chain of one quick stage."""
 
 import json
-import os
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -17,17 +15,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.tools.raw_data import other_than_dvc_keeps
+from tests import shell
 from tests.build import copy_dvcignore
+from tests.shell import WITH_CODE
 
 PROJECT = Path(__file__).parent.parent
 FILES = (".gitignore", ".gitattributes", ".dvc/config", ".dvc/.gitignore")
 # the base model's chain is another repository's: its outs are nowhere, so a command that sees it fails
 BASE_MODEL = (".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "params.yaml")
-ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(PROJECT),
-    **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
+run = partial(shell.run, environment=WITH_CODE)
 # the raw files are declared as in the project's own dvc.yaml
 STAGES = """
 stages:
@@ -125,15 +121,9 @@ launch(main)
 pytestmark = pytest.mark.pipeline
 
 
-def run(folder: Path, command: str) -> str:
-    result = subprocess.run(shlex.split(command), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
-
-
 def start_queue(folder: Path, workers: int) -> None:
     """The workers inherit the pipes of whoever starts them, and would keep them open to their end."""
-    subprocess.run(["dvc", "queue", "start", "--jobs", str(workers)], cwd=folder, env=ENVIRONMENT, stdout=DEVNULL)
+    subprocess.run(["dvc", "queue", "start", "--jobs", str(workers)], cwd=folder, env=WITH_CODE, stdout=DEVNULL)
 
 
 def kill_workers(folder: Path) -> None:
@@ -311,7 +301,7 @@ def test_a_merge_of_two_runs_asks_for_a_run_and_needs_no_other_command(project: 
         if branch == "other":
             (project / "metrics/old.txt").unlink()
         commit(project)
-    merge = subprocess.run(["git", "merge", "-q", "one"], cwd=project, env=ENVIRONMENT, capture_output=True)
+    merge = subprocess.run(["git", "merge", "-q", "one"], cwd=project, env=WITH_CODE, capture_output=True)
     assert merge.returncode == 1
     assert run(project, "git diff --name-only --diff-filter=U").split() == [
         *("dvc.lock", "metrics/evaluate.json", "metrics/old.txt", "metrics/plots/predict.json", "params.yaml")
@@ -364,7 +354,7 @@ def test_a_full_disk_of_the_cache_loses_no_finished_work(project: Path, tmp_path
         "dvc repro && dvc status --quiet",
     )
     shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", "\n".join(steps)]
-    result = subprocess.run(shell, cwd=project, env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run(shell, cwd=project, env=WITH_CODE, capture_output=True, text=True)
     if result.returncode == 77 or "unshare:" in result.stderr:
         pytest.skip(f"no disk can be mounted: {result.stderr}")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -3,11 +3,8 @@
 import csv
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +19,7 @@ from stages.lib.tuning.confirmation import Confirmed
 from stages.lib.tuning.report import write_report, write_seconds
 from stages.lib.tuning.study import Trial
 from tests.build import contents
+from tests.shell import run
 
 PLOTS: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["plots"]
 TABLES = "metrics/plots/tune_hyperparameters/"
@@ -300,20 +298,12 @@ def test_every_plot_of_the_search_draws_columns_that_its_table_has(tmp_path: Pat
     assert {plot["template"] for _, plot, *_ in of_search()} == {file.stem for file in TEMPLATES.iterdir()}
 
 
-def run(folder: Path, *command: str) -> str:
-    who = {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(command, cwd=folder, env=os.environ | who | path, capture_output=True, text=True)
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
-
-
 @pytest.mark.pipeline
 def test_dvc_compares_the_searches_of_two_revisions(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    run(project, "git", "init", "-q")
-    run(project, "dvc", "init", "-q")
+    run(project, "git init -q")
+    run(project, "dvc init -q")
     shutil.copytree(TEMPLATES, project / TEMPLATES)
     with (project / "dvc.yaml").open("w") as file:
         YAML().dump({"plots": [{name: plot} for name, plot, *_ in of_search()]}, file)
@@ -322,13 +312,13 @@ def test_dvc_compares_the_searches_of_two_revisions(tmp_path: Path) -> None:
         folder = report(tmp_path / str(best), list(searched(20))[best:], SEARCHED, best)
         shutil.copytree(folder, project / TABLES, dirs_exist_ok=True)
         shutil.copy(folder / "stats.json", project / metrics)
-        run(project, "git", "add", ".")
-        run(project, "git", "commit", "-q", "-m", f"trial {best + 1}")
+        run(project, "git add .")
+        run(project, f"git commit -q -m 'trial {best + 1}'")
     for command in ("metrics", "params"):
-        told = run(project, "dvc", command, "diff", "HEAD~1", "--targets", metrics)
+        told = run(project, f"dvc {command} diff HEAD~1 --targets {metrics}")
         assert "settings.learning_rate" in told
         assert "best_trial" in told
-    shown = json.loads(run(project, "dvc", "plots", "diff", "HEAD~1", "HEAD", "--json"))["data"]
+    shown = json.loads(run(project, "dvc plots diff HEAD~1 HEAD --json"))["data"]
     for name, _, table, _ in of_search():
         if table != "front":  # no cost was asked for
             (plot,) = shown[name]

@@ -8,11 +8,11 @@ it is. With one revision, the workspace is compared with it.
 Exit code: 0; 1 with --fail-on-regression, if a headline score is shown to be worse; 2 if there is no comparison.
 """
 
-import argparse
 import json
 import os
 import sys
 import traceback
+from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from stages.lib.comparison.run import Run, read_run
 from stages.lib.core.files import write_text
 from stages.lib.core.process import UserError, first_line, launch
 from stages.lib.reports.pages import comparison_page
+from stages.tools.arguments import parser_of
 
 _WORKSPACE = "workspace"
 _COMMIT = 7  # characters
@@ -86,14 +87,8 @@ def has_regression(figures: dict[str, Any]) -> bool:
     return any(score["headline"] and score["verdict"] == "worse" for score in scores)
 
 
-def _parser() -> argparse.ArgumentParser:
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.compare",
-        description=description,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> ArgumentParser:
+    parser = parser_of("compare", __doc__)
     parser.add_argument("revisions", nargs="+", metavar="REVISION", help="the first is the baseline")
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file too")

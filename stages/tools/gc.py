@@ -8,11 +8,12 @@ the models of all experiments.)
 others have not pushed to git can't be known: ask them first.
 """
 
-import argparse
 import subprocess
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
 
 from stages.lib.core.process import UserError, launch
+from stages.tools.arguments import parser_of
 from stages.tools.objects import DAMAGED, Out, Project, Store, commits, files_of, git, opened_project
 
 _PUBLISHED = ("refs/heads/*", "refs/tags/*", "refs/exps/*")  # of git remotes; a forge adds refs that no one works on
@@ -32,14 +33,8 @@ def main() -> None:
             collect_garbage(project, [project.cache], [], arguments.delete)
 
 
-def _parser() -> argparse.ArgumentParser:
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.gc",
-        description=description,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> ArgumentParser:
+    parser = parser_of("gc", __doc__)
     parser.add_argument("--remote", action="store_true", help="in the remote, not in the cache")
     parser.add_argument("--delete", action="store_true", help="delete it")
     return parser

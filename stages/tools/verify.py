@@ -7,14 +7,15 @@ it puts a good copy in its place: from the other side, or from the workspace.
 Exit code: 0; 1 if something is damaged or missing, and was not repaired; 2 if it can't be verified.
 """
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from stages.lib.core.process import launch
+from stages.tools.arguments import parser_of
 from stages.tools.objects import (
     DAMAGED,
     Copies,
@@ -65,14 +66,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    description, _, rest = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.verify",
-        description=description,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> ArgumentParser:
+    parser = parser_of("verify", __doc__)
     parser.add_argument("--all", action="store_true", help="verify all that is there")
     parser.add_argument("--cache", action="store_true", help="verify the cache only: reading the remote is a download")
     parser.add_argument("--repair", action="store_true", help="replace what is damaged or missing")
