@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from transformers.models.auto import modeling_auto as auto
 
 from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import choose_labels, decode
+from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.attention import without_segments
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.causal import first_position
@@ -167,8 +167,13 @@ def checked(row: Row, folder: Path) -> Row:
     network = base_model(source, tokens, group.labels, 0.0, seed=1)
     if whole is None and row.architecture != "mobilebert":  # its norms are so simple that gradients would be infinite
         widely_drawn(network)
+    if row.architecture == "youtu":  # plain transformers does so whenever it opens a checkpoint of this type
+        with torch.no_grad():
+            cast(Any, network.get_input_embeddings()).weight[network.config.pad_token_id] = 0
     network.save_pretrained(folder / "saved")
-    plain = getattr(transformers, group.auto_class).from_pretrained(folder / "saved")
+    # the language part of a model that also reads images may be an encoder-decoder
+    plain_class = GROUPS["seq2seq"].auto_class if whole and network.config.is_encoder_decoder else group.auto_class
+    plain = getattr(transformers, plain_class).from_pretrained(folder / "saved")
     examples = _examples(tokens, group)
     with _failures_of_plain():
         expected, gradients = _one_at_a_time(plain.train(), examples)
@@ -327,12 +332,10 @@ def _difference(own: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 def _texts(
     network: PreTrainedModel, tokens: PreTrainedTokenizerBase, examples: Sequence[TokenizedExample], group: Group
 ) -> list[str]:
-    sources = [example.source_ids for example in examples]
-    if group.labels:
-        labels = [Label(word, [number]) for number, word in enumerate(group.labels)]
-        return [decoded.text for decoded in choose_labels(network, sources, labels, len(sources), None)]
+    prompts = [Prompt(example.source_ids, str(place)) for place, example in enumerate(examples)]
+    labels = [Label(word, [number]) for number, word in enumerate(group.labels)]
     params = section(Predict, strategy="greedy", max_new_tokens=NEW_TOKENS)
-    return [decoded.text for decoded in decode(network, tokens, sources, params, len(sources), None)]
+    return [decoded.text for decoded in decode(network, tokens, prompts, params, None, None, labels)]
 
 
 @torch.no_grad()
@@ -396,6 +399,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16},
+    "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2},
     "qwen2_5_vl_text": {"rope_parameters": _ROPE},
     "qwen2_vl_text": {"rope_parameters": _ROPE},
     "qwen3_vl_text": {"rope_parameters": _ROPE},
