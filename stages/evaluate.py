@@ -15,14 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from stages.lib.core.files import atomic_file, read_json, write_csv, write_json, write_text
 from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.core.words import count_words
 from stages.lib.params.evaluate import Evaluate
-from stages.lib.records.examples import read_labels, some_questions
-from stages.lib.records.predictions import read_predictions
+from stages.lib.records.examples import count_examples, read_examples, read_labels, some_questions
+from stages.lib.records.predictions import Prediction, read_predictions
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
 from stages.lib.reports.search import read_search
@@ -30,6 +32,7 @@ from stages.lib.reports.summary import full, lean, page_figures, rounded, termin
 from stages.lib.scores.labels import confusion
 from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, NO_ANSWERS, Results, measure
 from stages.lib.scores.scored import scored, write_scored
+from stages.lib.scores.seen_in_training import SeenInTraining, seen_in_training
 
 SOURCE = Path("data")
 TARGET = Path("metrics")
@@ -38,6 +41,7 @@ PAGES = Path("data/evaluate")
 REPORTS = ("prepare", "tokenize", "tune_hyperparameters", "train")
 PREVIEWS = ("prepare", "tokenize")
 
+_SHOWN_AFTER = 5  # seconds: quick work needs no progress bar
 _MOST_POINTS = 5000  # of the plot of lengths, which would have one for each prediction; plots are kept in git
 
 
@@ -54,7 +58,8 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     labels = read_labels(source / "prepare/labels.json")
     no_input = read_json(source / "predict/no_input.json")["prediction"]
     train = some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES)
-    results = measure(after, before, train, labels, no_input, params)
+    seen = _seen(after, source / "prepare/train") if params.seen_in_training else None
+    results = measure(after, before, train, labels, no_input, params, seen)
     reports = _reports(source)
     about = {"task": scenario, **_settings(reports, source / "predict")}
     stats = {stage: read_json(report / "stats.json") for stage, report in reports.items()}
@@ -76,6 +81,11 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     print("\n".join(terminal(results, about)))
     if params.fail_on_missed_goal:
         _fail_on_missed_goals(results)
+
+
+def _seen(predictions: Sequence[Prediction], train: Path) -> SeenInTraining:
+    bar = tqdm(read_examples(train), "evaluate train", count_examples(train), delay=_SHOWN_AFTER, unit=" examples")
+    return seen_in_training(predictions, (question for example in bar for question in example.questions()))
 
 
 def _reports(source: Path) -> dict[str, Path]:
@@ -128,8 +138,8 @@ def _copy_tables(report: Path, folder: Path) -> None:
 def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], results: Results, shown: int) -> None:
     if not results.has_answers:
         texts = [(entry["source"], entry["prediction"]) for entry in worst_first[:shown]]
-        sentence = ("", f"{NO_ANSWERS.capitalize()}.")
-        write_page(path, "Predictions", [sentence, table("The first", ("source", "prediction"), texts)])
+        sentence, first = ("", f"{NO_ANSWERS.capitalize()}."), table("The first", ("source", "prediction"), texts)
+        write_page(path, "Predictions", [sentence, first, *_flagged(worst_first, shown)])
         return
     ranking, sections = results.ranking, []
     for title, entries in (("Worst", worst_first[:shown]), ("Best", worst_first[::-1][:shown])):
@@ -138,7 +148,14 @@ def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], results: 
             for e in entries
         ]
         sections.append(table(title, ("faults", ranking, "source", "prediction", "first reference"), rows))
+    sections += _flagged(worst_first, shown)
     write_page(path, f"Predictions, by their faults, then by {ranking}", sections)
+
+
+def _flagged(entries: Sequence[Mapping[str, Any]], shown: int) -> Iterator[Iterator[str]]:
+    if flagged := [entry for entry in entries if entry["flags"]]:
+        rows = [(", ".join(entry["flags"]), entry["source"], entry["prediction"]) for entry in flagged[:shown]]
+        yield table(f"Flagged: {len(flagged):,} of {len(entries):,}", ("flags", "source", "prediction"), rows)
 
 
 def _fail_on_missed_goals(results: Results) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.lib.ingest.duplicates_and_splits import RowDatabase
-from stages.lib.ingest.known_ngrams import KnownNgrams, ngrams, words_of, write_ngrams
+from stages.lib.ingest.known_ngrams import KnownNgrams, write_ngrams
 from stages.lib.ingest.row_cleaner import Report, RowBatch, RowCleaner
 from stages.lib.ingest.rows import Row
+from stages.lib.overlap.hashed_ngrams import ngrams, words_of
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.chats import answer_places
 from stages.lib.records.examples import SPLITS, Example, Split
@@ -299,7 +300,7 @@ answers = st.lists(st.sampled_from("ab"), min_size=1, max_size=4)
 talks = st.lists(answers, min_size=1, max_size=8)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(train=talks, validation=talks, test=talks, batch_rows=st.integers(1, 9))
 def test_train_learns_no_answer_that_is_asked_for(
     tmp_path_factory: pytest.TempPathFactory,

@@ -78,7 +78,7 @@ def evaluate(
     write_json(data / "tune_hyperparameters/report/notes.json", {"notes": ["Short trials mislead."]})
     write_json(data / "train/report/curve.json", {"training": [[1, 2.0], [2, 1.123456]], "validation": [[2, 1.5]]})
     write_json(data / "train/report/settings.json", SETTINGS)
-    write_json(data / "prepare/report/settings.json", {"source": "{facts}"})
+    write_json(data / "prepare/report/settings.json", {"source": "{facts}", "messages": None, "labels": None})
     write_json(data / "tokenize/report/settings.json", {"prompt": "{source}", "as_chat": False})
     write_json(data / "predict/settings.json", {"strategy": "greedy", "max_new_tokens": 9})
     params = section(Evaluate, **{"shown_predictions": 2, **overrides})
@@ -426,6 +426,30 @@ def test_scores_are_broken_down_by_metadata_and_small_parts_are_marked(tmp_path:
     }
     assert parts["Ann"]["result"] > parts["Bob"]["result"]
     assert "author: Bob (5, few)" in (metrics / "plots/breakdowns.csv").read_text()
+
+
+def test_training_text_and_listed_words_are_flagged_and_near_duplicates_are_a_part(tmp_path: Path) -> None:
+    known = " ".join(f"word{number}" for number in range(20))
+    (tmp_path / "words.txt").write_text("zzz\n")
+    after = apart(prediction(known, "a quiet place", source="a place"), BAD, FAIR, *[GOOD] * 30)
+    train = [*TRAIN, Example("3", "other", [known])]
+    metrics = evaluate(tmp_path, after, train=train, screen_words=True, screen_folder=str(tmp_path))
+    shares = scores_of(metrics)["diagnostics"]
+    assert [shares[name]["score"] for name in ("memorised", "screened")] == [pytest.approx(1 / 33, abs=1e-4)] * 2
+    assert shares["memorised"]["ceiling"] == 0
+    found = tables((metrics / "predictions.md").read_text("utf-8"))["Flagged: 2 of 33"]
+    assert {(row[0], row[2]) for row in found} == {
+        (f"as in training example 3: “{known}”", known),
+        ("listed word: zzz", BAD.prediction),
+    }
+    parts = {part["value"]: part["examples"] for part in scores_of(metrics)["breakdowns"] if "near-dup" in part["by"]}
+    assert parts == {"yes": 1, "no": 32}
+    assert any("1 of 33 test examples are nearly the same" in note for note in scores_of(metrics)["notes"])
+    assert "listed word: zzz" in (tmp_path / "data/evaluate/report.html").read_text("utf-8")
+
+
+def test_without_looking_for_training_text_there_is_no_such_score(tmp_path: Path) -> None:
+    assert "memorised" not in scores_of(evaluate(tmp_path, [GOOD], seen_in_training=False))["diagnostics"]
 
 
 def test_the_worst_predictions_come_before_the_best(tmp_path: Path) -> None:

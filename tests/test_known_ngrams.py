@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from stages.lib.core.process import UserError
 from stages.lib.ingest import known_ngrams
-from stages.lib.ingest.known_ngrams import KnownNgrams, ngrams, words_of, write_ngrams
+from stages.lib.ingest.known_ngrams import KnownNgrams, write_ngrams
+from stages.lib.overlap.hashed_ngrams import ngrams, words_of
 from stages.tools import hash_ngrams
 from tests.build import PROJECT
 
@@ -85,7 +86,8 @@ def test_a_text_shares_what_a_search_in_its_words_finds(first: list[str], second
 
 def test_hashes_are_the_same_in_every_process(tmp_path: Path) -> None:
     code = (
-        "import sys; from stages.lib.ingest.known_ngrams import ngrams, words_of; print(ngrams(words_of(sys.argv[1])))"
+        "import sys; from stages.lib.overlap.hashed_ngrams import ngrams, words_of; "
+        "print(ngrams(words_of(sys.argv[1])))"
     )
     texts = {
         subprocess.run(

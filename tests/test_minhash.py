@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.ingest.minhash import (
+from stages.lib.overlap.minhash import (
     SHINGLE_CHARACTERS,
     bands_and_rows,
     bands_and_signatures,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from stages import prepare as stage
 from stages.lib.core.files import read_json, read_jsonl
 from stages.lib.core.process import UserError
-from stages.lib.ingest.minhash import jaccard, shingles
+from stages.lib.overlap.minhash import jaccard, shingles
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.examples import SPLITS, Example, Split, read_examples
 from tests.build import contents, section
@@ -1480,7 +1480,7 @@ values = st.one_of(texts, st.none(), st.integers(), st.floats(), st.lists(texts,
 
 
 # many rows a run: a run takes as long with one row as with fifty
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(rows=st.lists(st.tuples(values, values), min_size=10, max_size=50), group_references=st.booleans())
 @example(rows=[], group_references=True)
 @example(rows=[("a\u2028b", "\x85c"), ("\x00", "\ud800")], group_references=True)
@@ -1495,7 +1495,7 @@ def test_any_jsonl_rows_add_up(
 encodable = st.text(max_size=8)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(rows=st.lists(st.tuples(encodable, encodable), min_size=10, max_size=50), group_references=st.booleans())
 @example(rows=[], group_references=False)
 @example(rows=[('"', "\r"), ("\n", '",\n"')], group_references=False)

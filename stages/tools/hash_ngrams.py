@@ -14,9 +14,10 @@ from typing import Any
 
 from stages.lib.core.process import UserError, launch
 from stages.lib.core.templates import Field, RejectedRow
-from stages.lib.ingest.known_ngrams import N, ngrams, words_of, write_ngrams
-from stages.lib.ingest.minhash import Hashes
+from stages.lib.ingest.known_ngrams import write_ngrams
 from stages.lib.ingest.readers import origins, read_rows
+from stages.lib.overlap.hashed_ngrams import N, ngrams, words_of
+from stages.lib.overlap.minhash import Hashes
 from stages.lib.params.prepare import Prepare
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages import prepare
 from stages.lib.core.files import read_jsonl, write_jsonl
-from stages.lib.ingest.minhash import jaccard, normalised, shingles
+from stages.lib.overlap.minhash import jaccard, normalised, shingles
 from stages.lib.params.prepare import Prepare
 from tests.benchmarks.synthetic import rows
 from tests.build import section

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.lib.ingest.minhash import normalised
 from stages.lib.ingest.row_texts import Texts
+from stages.lib.overlap.minhash import normalised
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.chats import Turn
 from stages.lib.records.examples import METADATA, TURNS, Split

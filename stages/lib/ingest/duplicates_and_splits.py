@@ -26,9 +26,9 @@ from stages.lib.ingest.cleaned_rows import (
     keys_of,
     normalised_pair,
 )
-from stages.lib.ingest.minhash import Hashes, jaccard, key, shingles
 from stages.lib.ingest.near_duplicates import Flags, candidates
 from stages.lib.ingest.row_texts import Texts
+from stages.lib.overlap.minhash import Hashes, jaccard, key, shingles
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.chats import answer_places
 from stages.lib.records.examples import SPLITS, Example, Split

@@ -2,33 +2,25 @@
 al. 2020, appendix C). GPT-3 took shorter n-grams where a test set is of short texts; here a text of fewer than 13 words
 is never found."""
 
-import hashlib
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import regex  # type: ignore[import-untyped]  # `re` has no classes of letters and marks
 
 from stages.lib.core.files import atomic_file
 from stages.lib.core.process import UserError
-from stages.lib.core.words import words
 from stages.lib.core.worker_pool import in_batches
-from stages.lib.ingest.minhash import MULTIPLIER, Hashes, normalised
+from stages.lib.overlap.hashed_ngrams import N, ngrams, words_of
+from stages.lib.overlap.minhash import Hashes
 
-N = 13  # words
 # the name of the field tells our files from others with numbers, and from those of another hash
 _FIELD = "blake2b_13gram"
 _FILE = np.dtype([(_FIELD, "<u8")])
 _SORTED = 1 << 23  # n-grams at a time: 64 MiB
 _MAX_TEXTS = 1 << 20  # of a run; even one without n-grams takes 100 bytes until then
-_CACHED_WORDS = 1 << 17
-
-_ASCII_WORD = re.compile("[0-9a-z]+")
-_NO_WORD = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
 @dataclass(frozen=True)
@@ -76,29 +68,6 @@ class KnownNgrams:
         if getattr(content, "dtype", None) != _FILE or content.ndim != 1 or not len(content):
             raise UserError(f"{self.path}: not a list of n-grams; {advice}")
         return np.asarray(content[_FIELD])
-
-
-def words_of(text: str) -> list[str]:
-    """In lower case and without punctuation. In scripts without blanks between words, a character is a word."""
-    if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
-    return words(_NO_WORD.sub(" ", normalised(text)))
-
-
-def ngrams(found: Sequence[str]) -> Hashes:
-    """The hash of the n-gram at each word: a polynomial of the hashes of its words, modulo 2⁶⁴."""
-    if len(found) < N:
-        return np.empty(0, np.uint64)
-    hashes = np.fromiter(map(_word_hash, found), np.uint64, len(found))
-    return np.lib.stride_tricks.sliding_window_view(hashes, N) @ _POWERS
-
-
-_POWERS = np.array([pow(MULTIPLIER, power, 1 << 64) for power in range(N)], np.uint64)
-
-
-@lru_cache(_CACHED_WORDS)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def write_ngrams(path: Path, batches: Iterable[Hashes]) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.lib.ingest.cleaned_rows import RANKS
-from stages.lib.ingest.minhash import (
+from stages.lib.overlap.minhash import (
     SIGNATURE_BYTES,
     Hashes,
     Signatures,

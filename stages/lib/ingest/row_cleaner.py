@@ -30,10 +30,10 @@ from stages.lib.ingest.cleaned_rows import (
 )
 from stages.lib.ingest.cleaning import Cleaner
 from stages.lib.ingest.known_ngrams import KnownNgrams
-from stages.lib.ingest.minhash import MULTIPLIER, key, normalised
 from stages.lib.ingest.near_duplicates import write_bands
 from stages.lib.ingest.row_texts import RowReader, Texts, check_surrogates, clean_text
 from stages.lib.ingest.rows import Row
+from stages.lib.overlap.minhash import MULTIPLIER, key, normalised
 from stages.lib.params.prepare import Prepare
 from stages.lib.records.examples import Split
 

@@ -31,7 +31,7 @@ _SCORES: Mapping[str, tuple[str, ...]] = {
 }
 _ALWAYS = (
     *("perplexity", "bits_per_byte", "slot_error", "slot_missing", "slot_invented", "unsupported"),
-    *("semantic_similarity", "empty", "never_ended", "repeated_4grams", "copied_from_source"),
+    *("semantic_similarity", "empty", "never_ended", "repeated_4grams", "copied_from_source", "memorised", "screened"),
 )
 
 
@@ -76,5 +76,9 @@ class Evaluate(Task):
     sentence_encoder: Annotated[str, Field(min_length=1)] | None
     sentence_encoder_revision: str
     sentence_encoder_folder: str
+    seen_in_training: bool
+    screen_words: bool
+    screen_classes: list[str]
+    screen_folder: str
     shown_predictions: Annotated[int, Field(ge=1)]
     fail_on_missed_goal: bool

@@ -45,7 +45,7 @@ def report_page(figures: Figures) -> str:
     measured; notes [line]; breakdowns [{by, value, examples, small, score, result, and where known low, high}]; curve
     {training and validation: [[update, loss]]}; search, as `read_search` gives it; prepare, tokenize,
     tune_hyperparameters and train: the stages' stats; params {stage: {name: value}}, the settings; predictions, the
-    worst first [{id, source, references, prediction, faults [line], scores {name: value}}].
+    worst first [{id, source, references, prediction, faults [line], flags [line], scores {name: value}}].
     """
     scores, diagnostics, goals = figures["scores"], figures["diagnostics"], figures["goals"]
     every = {**scores, **diagnostics}

@@ -58,6 +58,7 @@ def _as_json(
             "references": list(map(shortened, own["references"])),
             "prediction": shortened(own["prediction"]),
             "faults": own["faults"],
+            "flags": own["flags"],
             "scores": [_rounded(own["scores"].get(name)) for name in names],
         }
         for own in predictions

@@ -94,6 +94,7 @@ def told(results: Results) -> Iterator[dict[str, Any]]:
             "references": own.references,
             "prediction": own.prediction,
             "faults": results.faults[row],
+            "flags": results.flags[row],
             "rank": results.ranks[row],
             "scores": {name: _significant(float(score.each[row])) for name, score in results.scores.items()},
         }

@@ -15,6 +15,7 @@ from stages.lib.scores.score import Score
 from stages.lib.scores.scored import scored
 
 SMALL = 20  # groups of examples; a score of fewer says little
+NEAR_DUPLICATES = "near-duplicate in training"
 _MOST_VALUES = 12  # of a column; rarer ones are one part together
 
 
@@ -36,20 +37,29 @@ class Part:
 
 
 def breakdowns(
-    predictions: Sequence[Prediction], scores: Mapping[str, Score], train: Sequence[Question]
+    predictions: Sequence[Prediction],
+    scores: Mapping[str, Score],
+    train: Sequence[Question],
+    near_duplicates: Sequence[bool] = (),
 ) -> Iterator[Part]:
-    """Each score of each part, by each respect in which the examples differ. `scores` are those of the predictions."""
+    """Each score of each part, by each respect in which the examples differ. `scores` are those of the predictions;
+    `near_duplicates` says which of their examples training has nearly word for word, where that is known."""
     whole = scored(predictions, scores)
-    for by, value, rows in parts(predictions, train):
+    for by, value, rows in parts(predictions, train, near_duplicates):
         part = whole.chosen(rows)
         found = intervals(part.scores, part.groups)
         for name, score in part.scores.items():
             yield Part(by, value, len(rows), len(set(part.groups)), name, score.value, found[name])
 
 
-def parts(predictions: Sequence[Prediction], train: Sequence[Question]) -> Iterator[tuple[str, str, list[int]]]:
+def parts(
+    predictions: Sequence[Prediction], train: Sequence[Question], near_duplicates: Sequence[bool] = ()
+) -> Iterator[tuple[str, str, list[int]]]:
     """Respect, value and rows of each part, by each respect in which the predictions differ."""
-    for by, values in _respects(predictions, train).items():
+    respects = _respects(predictions, train)
+    if len(set(near_duplicates)) > 1:
+        respects[NEAR_DUPLICATES] = ["yes" if own else "no" for own in near_duplicates]
+    for by, values in respects.items():
         for value in sorted(set(values), key=_natural):
             yield by, value, [row for row, own in enumerate(values) if own == value]
 

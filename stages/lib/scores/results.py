@@ -9,14 +9,16 @@ from stages.lib.records.examples import Question
 from stages.lib.records.predictions import Prediction
 from stages.lib.scores.bleu_chrf_ter import chrf
 from stages.lib.scores.bounds import CEILING, bound_predictions
-from stages.lib.scores.breakdowns import Part, breakdowns
+from stages.lib.scores.breakdowns import NEAR_DUPLICATES, Part, breakdowns
 from stages.lib.scores.diagnostics import diagnostics, properties
 from stages.lib.scores.faithfulness import details, faithfulness
+from stages.lib.scores.flags import Flags, flags
 from stages.lib.scores.goals import Goal, check_goals
 from stages.lib.scores.model_losses import model_losses
 from stages.lib.scores.registry import text_scores
 from stages.lib.scores.resampling import CONFIDENCE, Interval, compare_scores, intervals
 from stages.lib.scores.score import Score
+from stages.lib.scores.seen_in_training import SeenInTraining
 from stages.lib.scores.slots import Slots
 
 TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
@@ -48,6 +50,7 @@ class Results:
     parts: list[Part]
     goals: dict[str, Goal]
     faults: list[list[str]]  # of each prediction: what it tells wrongly
+    flags: list[list[str]]  # and what else somebody should look at
     ranking: str  # the score that ranks predictions with equally many faults
     ranks: list[float]  # of each prediction: this score; all equal without answers
     notes: list[str]
@@ -68,6 +71,7 @@ def measure(
     labels: Sequence[str],
     no_input: str | None,
     params: Evaluate,
+    seen: SeenInTraining | None = None,
 ) -> Results:
     """Measures a run on the test split. If nobody knows its answers, what needs none is measured.
 
@@ -77,18 +81,20 @@ def measure(
         train: training examples, or a sample of them.
         labels: the words that a prediction can be; none for free text.
         no_input: what the trained model writes without a source, if there is a source.
+        seen: what the predictions of the trained model have in common with all training examples; None: not looked for.
 
     Raises:
         UserError: the predictions before training are of other examples, there is a goal for a score that this task has
             not, a metric can't read the sources, or the sentence encoder can't be loaded.
     """
     _check_same_examples(after, before)
+    marked = Flags([[] for _ in after], {}, {}) if labels else flags(after, seen, params)
+    signs, groups = diagnostics(after, bool(labels)) | marked.scores, [own.group for own in after]
     if not any(own.references for own in after):
-        return _without_answers(after, labels, params)
+        return _without_answers(after, labels, params, signs, marked)
     slots = None if labels else Slots.learn((own.source, own.references) for own in train)
     slots = slots and slots.knowing(own.source for own in after)
     scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
-    signs, groups = diagnostics(after, bool(labels)), [own.group for own in after]
     found = intervals(scores | signs, groups)
     _check_names_of_goals(params, found)
     some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
@@ -97,6 +103,8 @@ def measure(
     # of texts chrF, which unlike BLEU is never 0 for a near miss
     ranking = headline[0] if labels and headline else "chrf"
     headline_scores = {name: scores[name] for name in headline}
+    near_duplicates = seen.near_duplicates if seen else []
+    broken_down = list(breakdowns(after, headline_scores, train, near_duplicates))
     return Results(
         predictions=after,
         groups=len(set(groups)),
@@ -106,22 +114,26 @@ def measure(
         intervals=found,
         headline=headline,
         before={name: score.value for name, score in earlier.items()},
-        bounds=bounds,
-        parts=list(breakdowns(after, headline_scores, train)),
+        bounds=bounds | {name: {CEILING: share} for name, share in marked.of_references.items()},
+        parts=broken_down,
         goals=check_goals(params.goals, scores | signs, found, len(after)),
         faults=[details(own, slots) if set(TRUTH) & set(headline) else [] for own in after],
+        flags=marked.lines,
         ranking=ranking,
         ranks=(scores.get(ranking) or chrf(after, params)[ranking]).each.tolist(),
         notes=[
             *_notes(headline_scores, found, bounds, len(set(groups))),
             *_without_gain(headline_scores, earlier, groups),
+            *_near_duplicates(near_duplicates, broken_down),
         ],
     )
 
 
-def _without_answers(predictions: Sequence[Prediction], labels: Sequence[str], params: Evaluate) -> Results:
+def _without_answers(
+    predictions: Sequence[Prediction], labels: Sequence[str], params: Evaluate, signs: dict[str, Score], marked: Flags
+) -> Results:
     """What can be measured where nobody knows the answers."""
-    signs, groups = diagnostics(predictions, bool(labels)), [own.group for own in predictions]
+    groups = [own.group for own in predictions]
     found = intervals(signs, groups)
     return Results(
         predictions=predictions,
@@ -136,6 +148,7 @@ def _without_answers(predictions: Sequence[Prediction], labels: Sequence[str], p
         parts=[],
         goals=check_goals(params.goals, signs, found, len(predictions)),
         faults=[[] for _ in predictions],
+        flags=marked.lines,
         ranking="",
         ranks=[0.0] * len(predictions),
         notes=[NO_ANSWERS],
@@ -229,3 +242,11 @@ def _without_gain(scores: Mapping[str, Score], earlier: Mapping[str, Score], gro
             yield f"{name}: no gain over the model before training is shown ({own.first:.4g} -> {own.second:.4g})"
         elif not is_better:
             yield f"{name}: worse than the model before training ({own.first:.4g} -> {own.second:.4g})"
+
+
+def _near_duplicates(of_examples: Sequence[bool], parts: Sequence[Part]) -> Iterator[str]:
+    """A line if training has seen test examples nearly word for word."""
+    if count := sum(of_examples):
+        without = next((part for part in parts if (part.by, part.value) == (NEAR_DUPLICATES, "no")), None)
+        rest = f"; without them, {without.score} is {without.result:.4g}" if without else ""
+        yield f"{count} of {len(of_examples)} test examples are nearly the same as a training example{rest}"

@@ -4,7 +4,7 @@
   const PER_PAGE = 50;
   const byId = (id) => document.getElementById(id);
   const { scores, rows } = JSON.parse(byId("data-of-predictions").textContent);
-  const texts = rows.map((row) => [row.id, row.source, row.prediction, ...row.references, ...row.faults].join("\n").toLowerCase());
+  const texts = rows.map((row) => [row.id, row.source, row.prediction, ...row.references, ...row.faults, ...row.flags].join("\n").toLowerCase());
   const state = { sort: null, descending: false, page: 0 }; // null: as given, the worst first
 
   function element(tag, className, text) {
@@ -28,7 +28,7 @@
   function chosen() {
     const wanted = byId("search").value.trim().toLowerCase();
     const kept = rows.map((_, place) => place).filter((place) =>
-      (!wanted || texts[place].includes(wanted)) && (!byId("faulty").checked || rows[place].faults.length));
+      (!wanted || texts[place].includes(wanted)) && (!byId("faulty").checked || rows[place].faults.length || rows[place].flags.length));
     if (state.sort === null) return kept;
     const sign = state.descending ? -1 : 1;
     const value = (place) => rows[place].scores[state.sort];
@@ -57,7 +57,9 @@
     }
     line.setAttribute("role", "row");
     const prediction = line.querySelector(".prediction");
-    prediction.append(...row.faults.map((fault) => Object.assign(element("span", "fault", fault), { dir: "auto" })));
+    for (const [kind, lines] of [["fault", row.faults], ["flag", row.flags]]) {
+      prediction.append(...lines.map((line) => Object.assign(element("span", kind, line), { dir: "auto" })));
+    }
     const own = scores.map((score, place) => `${score.name} ${formatted(row, place)}`).join(" · ");
     prediction.append(element("small", "", own));
     line.querySelector(".number").append(Object.assign(element("small", "id", row.id), { title: "id" }));
@@ -120,7 +122,7 @@
   byId("previous").addEventListener("click", () => turn(-1));
   byId("next").addEventListener("click", () => turn(1));
   document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
-  byId("faulty-label").hidden = !rows.some((row) => row.faults.length);
+  byId("faulty-label").hidden = !rows.some((row) => row.faults.length || row.flags.length);
   byId("explorer").hidden = false;
   render();
 })();
