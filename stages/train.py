@@ -21,6 +21,7 @@ from stages.lib.checkpoint.tokenizers import load_tokenizer
 from stages.lib.core.files import read_json, write_json
 from stages.lib.core.params import read_section
 from stages.lib.core.process import is_main_process, launch
+from stages.lib.models.cost import cost
 from stages.lib.models.devices import configure_gpu
 from stages.lib.models.families import interface_of
 from stages.lib.models.loading import load_base, parameter_count
@@ -56,7 +57,8 @@ def main() -> None:
     settings = FitSettings(**dict(fit_), **dict(train_))
     layout = f"{machine.world_size} processes{', sharded' if machine.sharded else ''}"
     with resumable_state("train", machine.nodes, layout) as folder:
-        if not launch_distributed("stages.train", machine):
+        of_machine = machine.train_processes, machine.nodes, machine.rendezvous
+        if not launch_distributed("stages.train", "train_processes", *of_machine):
             configure_gpu()
             name, model = chosen_model(read_section(Model), CHOICE)
             run(settings, model, machine, training_folder(SOURCE, name), TUNED, TARGET, folder, name)
@@ -98,7 +100,7 @@ def run(
     teacher = load_teacher(settings, network, tokenizer, labels, train)
     trainable = trainable_count(network)
     print(f"train: {_plan(network, train, validation, settings, machine, teacher)}", flush=True)
-    scorer = make_scorer(settings, tokenizer, labels, validation, machine.generation_batch_size)
+    scorer = make_scorer(settings, tokenizer, labels, validation, machine.generation_batch_tokens)
     curve = fit(network, train, validation, settings, machine, folder, "train", scorer, weights_of_labels, teacher)
     weights = gather_trained_weights(network) if machine.sharded else None
     if not is_main_process():
@@ -175,14 +177,7 @@ def _cost(
         network.zero_grad()
         remedy = "so micro-batches will be halved" if machine.world_size == 1 else "so lower fit.micro_batch_tokens"
         return f"memory ends with the longest batch, {remedy}"
-    return f"about {_duration(seconds)} and {memory / 2**30:.1f} GiB of memory"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds > 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return cost(seconds, memory)
 
 
 def _reported_loss(curve: Curve) -> float | None:

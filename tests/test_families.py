@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from stages.lib.checkpoint.architecture import excess_tokens, family_of_config
 from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import decode
+from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.attention import SDPA_VARLEN
 from stages.lib.models.families import causal, interface_for, interface_of, interface_of_saved
 from stages.lib.models.loading import base_model, check_reads_source
@@ -238,7 +238,9 @@ def test_the_logits_of_generation_are_those_of_training(name: str) -> None:
     with torch.no_grad():
         logits = interface.target_logits(network, interface.training_batch(examples, pad))
     assert torch.allclose(logits, torch.stack(generated.logits, 1), rtol=1e-3, atol=1e-3)
-    texts = [text.text for text in decode(network, tokens, sources, section(Predict, max_new_tokens=8), 5, title=None)]
+    prompts = [Prompt(source, "") for source in sources]
+    decoded = decode(network, tokens, prompts, section(Predict, max_new_tokens=8), 150, title=None)
+    texts = [text.text for text in decoded]
     assert texts == [str(tokens.decode(ids, skip_special_tokens=True)).strip() for ids in targets]
     assert len(set(texts)) > 1 or name == "marian"  # whose fixed positions outweigh its tokens
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from stages.lib.generation.decoding import decode
+from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.adapters import merge_adapters
-from stages.lib.models.devices import configure_gpu
+from stages.lib.models.devices import configure_gpu, spread, weight_bytes
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.interface import on_device
 from stages.lib.params.fit import Adapters
@@ -174,12 +174,21 @@ def test_it_generates_what_a_cpu_finds_most_likely(name: str, tmp_path: Path) ->
         assert (logits.amax(1) - chosen).max() < 0.01
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_a_network_that_is_spread_over_gpu_and_memory_generates_the_same(name: str, tmp_path: Path) -> None:
+    network: Any = trained(tmp_path, name, epochs=12)[0].cpu()
+    expected, size = generated(network, name), weight_bytes(network)
+    spread(network, {0: size * 2 // 3, "cpu": size})
+    assert network.device.type == "cuda"
+    assert generated(network, name) == expected
+
+
 def generated(network: Any, name: str) -> list[list[int]]:
     """The token ids generated for each fact, with the end token."""
     tokens = tiny.tokenizer(tiny.ARCHITECTURES[name][1])
     spelled: Any = SimpleNamespace(pad_token_id=tokens.pad_token_id, decode=lambda ids, **_: " ".join(map(str, ids)))
-    prompts = [tiny.example(tokens, fact).source_ids for fact in tiny.FACTS]
-    decoded = decode(network, spelled, prompts, section(Predict, strategy="greedy", max_new_tokens=16), 5, None)
+    prompts = [Prompt(tiny.example(tokens, fact).source_ids, fact) for fact in tiny.FACTS]
+    decoded = decode(network, spelled, prompts, section(Predict, strategy="greedy", max_new_tokens=16), 200, None)
     end = {"end": [tokens.eos_token_id], "length": list[int]()}
     return [[*map(int, each.text.split()), *end[each.finish_reason]] for each in decoded]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import choose_labels, decode
+from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.devices import autocast
 from stages.lib.models.families import interface_of
 from stages.lib.models.layouts import Layout, allowed_groups, check_causal, choose_layout
@@ -231,7 +231,8 @@ def test_texts_of_a_batch_are_those_of_a_plain_loop(architecture: Architecture) 
             ids.append(int(logits.argmax()))
         return str(tokens.decode(ids[len(source) :], skip_special_tokens=True)).strip()
 
-    decoded = decode(network, tokens, sources, section(Predict, max_new_tokens=6), batch_size=4, title=None)
+    prompts = [Prompt(source, "") for source in sources]
+    decoded = decode(network, tokens, prompts, section(Predict, max_new_tokens=6), batch_tokens=80, title=None)
     assert [text.text for text in decoded] == [plain(source) for source in sources]
 
 
@@ -245,14 +246,16 @@ def test_losses_of_examples_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_labels_do_not_depend_on_the_batch() -> None:
-    _, network = causal(RWKV)
+    tokens, network = causal(RWKV)
     widely_drawn(network)
     labels = [Label("one", [7]), Label("two", [8, 9]), Label("three", [10])]
-    sources = [[5, *range(6, 6 + length)] for length in (1, 3, 3, 9, 12)]
-    assert choose_labels(network, sources, labels, 4, None) == choose_labels(network, sources, labels, 1, None)
+    prompts = [Prompt([5, *range(6, 6 + length)], "") for length in (1, 3, 3, 9, 12)]
+    together, alone = (decode(network, tokens, prompts, section(Predict), size, None, labels) for size in (50, 1))
+    assert [found.text for found in together] == [found.text for found in alone]
+    assert [found.log_probability for found in together] == pytest.approx([found.log_probability for found in alone])
 
 
 def test_what_a_model_cannot_generate_is_said_in_one_line() -> None:
     tokens, network = causal(RWKV)
     with pytest.raises(UserError, match="predict: RwkvForCausalLM can't generate so: RwkvForCausalLM cannot use beam"):
-        decode(network, tokens, [[5, 6]], section(Predict, max_new_tokens=2, strategy="beam"), batch_size=1, title=None)
+        decode(network, tokens, [Prompt([5, 6], "")], section(Predict, max_new_tokens=2, strategy="beam"), 1, None)

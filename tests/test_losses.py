@@ -1,6 +1,7 @@
 """Losses of examples: as exact as float64, in batches whose logits and whose work fit into memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.models import losses
 from stages.lib.models.families import causal
 from stages.lib.models.families.causal import Causal
-from stages.lib.models.losses import example_losses, losses_of, summed_loss, summed_losses
+from stages.lib.models.losses import ExampleLosses, example_losses, losses_of, summed_loss, summed_losses
 from stages.lib.models.memory import Halving, OutOfMemory
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
 from stages.lib.training.kernels import use_attention
@@ -90,7 +92,9 @@ def test_the_logits_of_a_batch_have_at_most_so_many_bytes(
     """Whatever the batch size. The longest target may be in one of the shorter examples."""
     tokens = tiny.tokenizer()
     lengths = [(20, 2), (9, 12), (3, 13), (9, 2), (2, 2), (1, 1), (1, 1)]  # of source and target
-    rows = [TokenizedExample(str(n), [5] * source, [6] * target, [], 0) for n, (source, target) in enumerate(lengths)]
+    rows = [
+        TokenizedExample(str(n), [5 + n] * source, [6] * target, [], 0) for n, (source, target) in enumerate(lengths)
+    ]
     write_tokenized_examples(tmp_path, [rows])
     monkeypatch.setattr(losses, "_LOGITS_BYTES", 4 * len(tokens) * 15)
     found = list(example_losses(tiny.model(tokens), TokenizedDataset(tmp_path), 64))
@@ -161,3 +165,68 @@ def test_other_errors_are_passed_on() -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         Halving(torch.nn.Module())(work, [1, 2, 3])
+
+
+def with_references(tokens: PreTrainedTokenizerBase, folder: Path) -> TokenizedDataset:
+    """Four sources with one to four references of unlike lengths."""
+    rows = list[TokenizedExample]()
+    for number, fact in enumerate(tiny.FACTS[:4]):
+        own = tiny.example(tokens, fact)
+        rows += [own._replace(target_ids=own.target_ids[cut:]) for cut in range(number + 1)]
+    write_tokenized_examples(folder, [rows])
+    return TokenizedDataset(folder)
+
+
+def tokens_read(network: PreTrainedModel, work: Callable[[], object]) -> int:
+    """Ids, pads too, that the network looks up meanwhile: those of its encoder, if it has one."""
+    read = list[int]()
+    module: Any = network.get_encoder() if network.config.is_encoder_decoder else network
+    hook = module.get_input_embeddings().register_forward_hook(lambda _, inputs, __: read.append(inputs[0].numel()))
+    try:
+        work()
+    finally:
+        hook.remove()
+    return sum(read)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bloom", "t5", "bart", "m2m_100", "marian", "bert", "roberta"])
+def test_the_references_of_a_source_share_a_pass_over_it(name: str, tmp_path: Path) -> None:
+    """With the losses of each reference alone. The encoders are bert2berts."""
+    architecture, family = tiny.ARCHITECTURES[name]
+    tokens = tiny.tokenizer(family)
+    network = widely_drawn(tiny.model(tokens, architecture=architecture))
+    data = with_references(tokens, tmp_path)
+    losses_on = ExampleLosses(network, data)
+    (part,) = losses_on.parts
+    found = dict(zip(part, losses_on(part), strict=True))
+    for index, example in enumerate(data):
+        (alone,), (count,) = (own.tolist() for own in losses_of(network, [example]))
+        assert found[index][0] == pytest.approx(alone, rel=1e-5)
+        assert found[index][1] == count
+    together = tokens_read(network, lambda: losses_of(network, [data[index] for index in part]))
+    assert tokens_read(network, lambda: losses_on(part)) < together
+
+
+def test_where_a_shared_pass_is_wrong_each_reference_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tokens = tiny.tokenizer()
+    network, data = widely_drawn(tiny.model(tokens)), with_references(tokens, tmp_path)
+    expected = list(example_losses(network, data, 64))
+    monkeypatch.setattr(
+        DynamicCache, "batch_select_indices", lambda self, rows: self.reorder_cache(torch.zeros_like(rows))
+    )
+    found = list(example_losses(network, data, 64))
+    assert sorted(index for index, *_ in found) == list(range(len(data)))
+    assert [loss for _, loss, _ in sorted(found)] == pytest.approx([loss for _, loss, _ in sorted(expected)], rel=1e-5)
+
+
+def test_references_stay_together_and_within_the_tokens_of_a_part(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    data = with_references(tokens, tmp_path)
+    longest = int(data.lengths().max())
+    parts = ExampleLosses(tiny.model(tokens), data, max_tokens=4 * longest).parts
+    assert sorted(index for part in parts for index in part) == list(range(len(data)))
+    assert all(len(part) * int(data.lengths()[part].max()) <= 4 * longest for part in parts)
+    ids = [data[index].id for part in parts for index in part]
+    assert sum(one != other for one, other in pairwise(ids)) == len(set(ids)) - 1

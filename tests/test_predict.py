@@ -1,7 +1,9 @@
 """The predict stages: the prompts, and the numbers of each prediction."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from math import exp, log1p
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from stages import predict, predict_base
 from stages.lib.core.files import read_json, write_json
 from stages.lib.core.process import UserError
+from stages.lib.generation.decoding import Decoder, Prompt, decode
+from stages.lib.models.losses import ExampleLosses
 from stages.lib.params.fit import Adapters
 from stages.lib.params.machine import Machine
 from stages.lib.params.predict import Predict
@@ -31,6 +35,7 @@ def predictions(
     no_input: list[int] | None = None,
     architecture: str = "gpt2",
     labels: Sequence[Label] = (),
+    machine: Machine | None = None,
     **overrides: Any,
 ) -> list[Prediction]:
     """Runs the stage with an untrained model."""
@@ -43,8 +48,146 @@ def predictions(
     write_json(folder / "ids/no_input.json", {"source_ids": no_input})
     params = section(Predict, **overrides)
     paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder}
-    predict.run(params, scratch_model(tiny.ARCHITECTURE), section(Machine), target=folder / "out", **paths)
+    out = {"target": folder / "out", "folder": folder / "state"}
+    predict.run(params, scratch_model(tiny.ARCHITECTURE), machine or section(Machine), **paths, **out)
     return list(read_predictions(folder / "out/predictions.jsonl"))
+
+
+SMALL = 120  # tokens of a batch, so that all facts have several
+
+
+def of_all_facts(folder: Path, architecture: str = "gpt2", **overrides: Any) -> bytes:
+    """What the stage writes, in small batches. Two facts have two references."""
+    tokens = tiny.tokenizer(tiny.ARCHITECTURES[architecture][1])
+    rows = [tiny.example(tokens, fact) for fact in tiny.FACTS]
+    rows[1:1] = [rows[0]._replace(target_ids=rows[0].target_ids[2:])]
+    examples = [Example(fact, fact, [tiny.text(fact)]) for fact in tiny.FACTS]
+    batches = {"machine": section(Machine, generation_batch_tokens=SMALL)}
+    predictions(folder, tokens, examples, rows, rows[0].source_ids, architecture, **batches | overrides)
+    return b"".join((folder / "out" / name).read_bytes() for name in ("predictions.jsonl", "no_input.json"))
+
+
+@pytest.mark.parametrize(("architecture", "strategy"), [("gpt2", "sample"), ("t5", "greedy")])
+def test_a_killed_run_goes_on_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, strategy: str
+) -> None:
+    done, parts = list[int](), list[int]()
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "decode", recorded(Decoder.decode, parts))
+        patched.setattr(ExampleLosses, "__call__", recorded(ExampleLosses.__call__, parts))
+        unbroken = of_all_facts(tmp_path / "unbroken", architecture, strategy=strategy)
+    monkeypatch.setattr(Decoder, "decode", dying(Decoder.decode, done))
+    monkeypatch.setattr(ExampleLosses, "__call__", dying(ExampleLosses.__call__, done))
+    kills = 0
+    while True:
+        done.clear()
+        try:
+            killed = of_all_facts(tmp_path / "killed", architecture, strategy=strategy)
+            break
+        except Killed:
+            assert not (tmp_path / "killed/out").exists()
+            kills += 1
+    assert killed == unbroken
+    assert kills == len(parts) - 1 > 2
+
+
+class Killed(BaseException):
+    pass
+
+
+def dying(compute: Callable[..., Any], done: list[int]) -> Callable[..., Any]:
+    """Does one part, and dies in the next."""
+
+    def work(self: Any, part: Sequence[int]) -> Any:
+        if done:
+            raise Killed
+        done.append(len(part))
+        return compute(self, part)
+
+    return work
+
+
+def recorded(compute: Callable[..., Any], counts: list[int]) -> Callable[..., Any]:
+    """Notes the number of items of each part."""
+
+    def work(self: Any, part: Sequence[int]) -> Any:
+        counts.append(len(part))
+        return compute(self, part)
+
+    return work
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "t5"])
+def test_two_processes_predict_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    alone = of_all_facts(tmp_path / "alone", architecture)
+    texts = list[int]()
+    monkeypatch.setattr(Decoder, "decode", recorded(Decoder.decode, texts))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(FileNotFoundError):  # the other one writes
+        of_all_facts(tmp_path / "shared", architecture)
+    assert 0 < sum(texts) < len(tiny.FACTS)
+    monkeypatch.setenv("RANK", "0")
+    assert of_all_facts(tmp_path / "shared", architecture) == alone
+    assert sum(texts) == len(tiny.FACTS) + 1
+
+
+def test_before_the_work_its_size_and_cost_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of_all_facts(tmp_path)
+    plan, conclusion = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"predict: [\d,]+ parameters, 12 texts of at most 8 tokens, references of \d+ tokens; "
+        r"about \d+ s and \d+\.\d GiB of memory",
+        plan,
+    )
+    assert conclusion.startswith("predict: 12 predictions, ")
+
+
+def test_a_prediction_has_the_mean_log_probability_of_its_tokens(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    rows = [tiny.example(tokens, fact) for fact in tiny.FACTS]
+    examples = [Example(fact, fact, [tiny.text(fact)]) for fact in tiny.FACTS]
+    found = predictions(tmp_path, tokens, examples, rows)
+    prompts = [Prompt(row.source_ids, row.id) for row in rows]
+    texts = decode(tiny.model(tokens), tokens, prompts, section(Predict), None, None)
+    for own, text in zip(found, texts, strict=True):
+        assert own.confidence == pytest.approx(text.log_probability / text.tokens, abs=1e-4)
+
+
+def test_bfloat16_gives_the_same_losses_except_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine where it is emulated."""
+    monkeypatch.setattr("stages.lib.models.devices._has_bfloat16", lambda: True)
+    of_all_facts(tmp_path / "float32")
+    of_all_facts(tmp_path / "bfloat16", precision="bfloat16")
+    exact, rounded = (
+        [own.reference_nats for own in read_predictions(tmp_path / name / "out/predictions.jsonl")]
+        for name in ("float32", "bfloat16")
+    )
+    assert exact != rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_a_label_has_its_log_probability_among_the_labels(tmp_path: Path) -> None:
+    tokens = tiny.tokenizer("encoder")
+    labels = [Label("bad", [0]), Label("good", [1])]
+    rows = [TokenizedExample(fact, tokens(fact)["input_ids"], [1], [], 4) for fact in tiny.FACTS]
+    examples = [Example(fact, fact, ["good"]) for fact in tiny.FACTS]
+    found = predictions(tmp_path, tokens, examples, rows, architecture="bert", labels=labels)
+    for own in found:
+        loss = own.reference_nats if own.prediction == "good" else -log1p(-exp(-own.reference_nats))
+        assert own.confidence == pytest.approx(-loss, abs=1e-4)
+    assert all(own.candidates == [] for own in found)
+
+
+@pytest.mark.parametrize("strategy", ["beam", "sample"])
+def test_several_candidates_are_kept_the_prediction_first(tmp_path: Path, strategy: str) -> None:
+    tokens = tiny.tokenizer()
+    rows = [tiny.example(tokens, fact) for fact in tiny.FACTS]
+    examples = [Example(fact, fact, [tiny.text(fact)]) for fact in tiny.FACTS]
+    for own in predictions(tmp_path, tokens, examples, rows, strategy=strategy, candidates=3, temperature=2.0):
+        assert len(own.candidates) == 3
+        assert own.candidates[0] == {"text": own.prediction, "confidence": own.confidence}
+        confidences = [each["confidence"] for each in own.candidates]
+        assert strategy == "beam" or confidences == sorted(confidences, reverse=True)
 
 
 def test_an_adapter_predicts_as_the_network_that_was_trained(tmp_path: Path) -> None:
@@ -54,6 +197,7 @@ def test_an_adapter_predicts_as_the_network_that_was_trained(tmp_path: Path) -> 
     write_label_ids(tmp_path / "ids/label_ids.json", [])
     write_json(tmp_path / "ids/no_input.json", {"source_ids": None})
     paths = {"texts": tmp_path / "texts", "ids": tmp_path / "ids", "trained": tmp_path, "target": tmp_path / "out"}
+    paths["folder"] = tmp_path / "state"
     predict.run(section(Predict, max_new_tokens=4), saved.base, section(Machine), **paths)
     losses = [found.reference_nats for found in read_predictions(tmp_path / "out/predictions.jsonl")]
     assert losses == pytest.approx(saved.losses.tolist(), rel=1e-4)
@@ -80,7 +224,8 @@ def test_predictions_before_training_are_those_of_the_base_model(tmp_path: Path)
     tokens.save_pretrained(tmp_path / "ids/tokenizer")
     model, target = scratch_model(tiny.ARCHITECTURE), tmp_path / "base"
     settings = section(Predict), model, section(Machine)
-    predict_base.run(*settings, seed=1, texts=tmp_path / "texts", ids=tmp_path / "ids", target=target)
+    texts, ids, state = tmp_path / "texts", tmp_path / "ids", tmp_path / "base_state"
+    predict_base.run(*settings, seed=1, texts=texts, ids=ids, target=target, folder=state)
     assert list(read_predictions(target / "predictions.jsonl")) == expected
 
 

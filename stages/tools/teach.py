@@ -22,7 +22,7 @@ from stages.lib.core.params import CHECKPOINT, read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.core.worker_pool import in_batches
 from stages.lib.encoding.encoder import Encoder
-from stages.lib.generation.decoding import decode
+from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.devices import configure_gpu, move_to_own_device
 from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
@@ -39,7 +39,7 @@ _BATCH_EXAMPLES = 1024
 @dataclass(frozen=True)
 class _Prompt:
     source: str
-    ids: list[int]
+    asked: Prompt
 
 
 def main() -> None:
@@ -68,8 +68,8 @@ def run(folder: Path, tokenize: Tokenize, predict: Predict, machine: Machine, so
     prompts = list(_prompts(source / "train", tokenizer, tokenize, family))
     if not prompts:
         raise UserError("teach: no source of train fits into tokenize.max_source_tokens of the scenario")
-    sources = [prompt.ids for prompt in prompts]
-    texts = decode(network, tokenizer, sources, predict, machine.generation_batch_size, "teach")
+    asked = [prompt.asked for prompt in prompts]
+    texts = decode(network, tokenizer, asked, predict, machine.generation_batch_tokens, "teach")
     written = [
         {"source": prompt.source, "target": decoded.text}
         for prompt, decoded in zip(prompts, texts, strict=True)
@@ -118,7 +118,8 @@ def _prompts(examples: Path, tokenizer: PreTrainedTokenizerBase, params: Tokeniz
     questions = (replace(example, targets=[]) for example in read_examples(examples))
     for batch in in_batches(questions, Example.characters, _BATCH_EXAMPLES):
         for encoded in encoder.fitted(encoder.ids(batch)):
-            yield from (_Prompt(encoded.example.source, each.source_ids) for each in encoded.tokenized)
+            asked = (Prompt(each.source_ids, each.id) for each in encoded.tokenized)
+            yield from (_Prompt(encoded.example.source, each) for each in asked)
 
 
 def _row(example: Example) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Kills `dvc repro` of a stage with SIGKILL, again and again: every other time at any moment after its launch, else
-after a new checkpoint of training, or a new finished trial of tuning.
+after a new checkpoint of training, a new finished trial of tuning, or a new batch of texts or losses of predict.
 
-Run: `python -m tests.benchmarks.kills [train|tune-hyperparameters] [KILLS]`. The model is the small one of the tests,
-on a hundred rows of the sample. Claims: each run of training resumes from its newest checkpoint; a search keeps all of
-its finished trials; and the outputs are, byte for byte, those of a run that nobody killed.
+Run: `python -m tests.benchmarks.kills [train|tune-hyperparameters|predict] [KILLS]`. The model is the small one of the
+tests, on a hundred rows of the sample. Claims: each run of training resumes from its newest checkpoint; a search keeps
+all of its finished trials, and predict its batches; and the outputs are, byte for byte, those of a run that nobody
+killed.
 """
 
 import os
@@ -19,6 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.build import PROJECT
 from tests.test_pipeline import ENVIRONMENT, copy_of_the_project, edit, run
 
 INTERVAL = 0.5  # seconds between checkpoints
@@ -72,6 +74,11 @@ def trials(folder: Path) -> set[str]:
     return found
 
 
+def batches(folder: Path) -> set[str]:
+    """The files with the results of finished ones."""
+    return {file.name for file in folder.glob(".scratch/predict/*/*.jsonl")}
+
+
 def longer_training(folder: Path, kills: int) -> None:
     edit(folder, "\ntrain:\n  epochs: 1", f"\ntrain:\n  epochs: {30 * kills}")
 
@@ -86,6 +93,14 @@ def longer_search(folder: Path, kills: int) -> None:
     edit(folder, "evals_per_run: 2", "evals_per_run: 9")
 
 
+def longer_prediction(folder: Path, kills: int) -> None:
+    """More texts, each a batch of its own."""
+    header, *rows = (PROJECT / "data/raw/data_to_text/places.csv").read_text().splitlines(keepends=True)
+    (folder / "data/raw/data_to_text/test.csv").write_text("".join([header, *rows[800 : 800 + 30 * kills]]))
+    edit(folder, "strategy: greedy\n      max_new_tokens: 8", "strategy: beam\n      max_new_tokens: 90")
+    edit(folder, "generation_batch_tokens:", "generation_batch_tokens: 500")
+
+
 class Case(NamedTuple):
     before: str  # the stage that has run before
     lengthen: Callable[[Path, int], None]  # edits params.yaml for so many kills
@@ -95,6 +110,7 @@ class Case(NamedTuple):
 CASES = {
     "train": Case("tune-hyperparameters", longer_training, updates),
     "tune-hyperparameters": Case("tokenize", longer_search, trials),
+    "predict": Case("train", longer_prediction, batches),
 }
 
 

@@ -127,7 +127,7 @@ def _run(task: Task, params: Path, data: Path) -> str:
     predicting = time.monotonic()
     texts, ids, trained = data / "prepare/test", data / "tokenize", data / "train"
     sections = read_section(Predict, params), read_section(Model, params), machine
-    predict.run(*sections, texts, ids, trained, data / "predict")
+    predict.run(*sections, texts, ids, trained, data / "predict", data / "scratch/predict")
     write_predictions(data / "predict_base/predictions.jsonl", [])
     evaluate.run(read_section(Evaluate, params), scenario, data, data / "metrics", data / "evaluate")
     minutes = (predicting - started) / 60, (time.monotonic() - predicting) / 60

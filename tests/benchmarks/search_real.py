@@ -122,7 +122,7 @@ def trained(data: Callable[[], tuple[Candidates, TokenizedDataset]], task: str, 
     run = settings_of_trial(values, epochs, metric, len(own.validation))
     network, new = candidates.network(OWN, run)
     network = make_trainable(network, run, new)
-    scorer = make_scorer(run, own.tokenizer, own.labels, own.validation, machine.generation_batch_size)
+    scorer = make_scorer(run, own.tokenizer, own.labels, own.validation, machine.generation_batch_tokens)
     with tempfile.TemporaryDirectory() as folder:
         curve = fit(network, own.train, own.validation, run, machine, Path(folder), task, scorer)
     on_test = make_scorer(settings_of_trial(values, epochs, metric, len(test)), own.tokenizer, own.labels, test, 64)

@@ -28,7 +28,7 @@ def predicted(folder: Path) -> None:
     from tests.build import section
 
     paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder, "target": folder / "out"}
-    predict.run(section(Predict, max_new_tokens=16), section(Model), section(Machine), **paths)
+    predict.run(section(Predict, max_new_tokens=16), section(Model), section(Machine), **paths, folder=folder / "state")
 
 
 def evaluated(folder: Path) -> None:

@@ -1,28 +1,28 @@
-"""Texts for sources, generated or chosen among labels. They are made in batches, but no text depends on its batch."""
+"""Texts for prompts, generated or chosen among labels. They are made in batches, but no text depends on its batch."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import excess_tokens
 from stages.lib.core.process import UserError, first_line
+from stages.lib.generation.batch import agrees_with_generate
+from stages.lib.generation.beams import beam_texts
+from stages.lib.generation.cache import NotPlain
+from stages.lib.generation.plain import plain_texts
+from stages.lib.generation.sampling import sample_seed
+from stages.lib.generation.sequential import sequential_texts
+from stages.lib.generation.settings import end_ids, generation_config, greedy_config
+from stages.lib.generation.written import Stops, Written
+from stages.lib.models.devices import uses_bfloat16
 from stages.lib.models.families import interface_of
 from stages.lib.models.families.interface import on_device
 from stages.lib.models.layouts import Layout, allowed_groups, choose_layout, prompt_layout
@@ -31,68 +31,178 @@ from stages.lib.models.memory import Halving
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import Label, TokenizedExample
 
-# settings of generation that belong to the model and not to the user
-_STARTS_AND_ENDS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "suppress_tokens",
-)
+_BATCH_TOKENS = 16_384  # where the user leaves it open
 _CHECKED_TOKENS = 3  # of texts, before prompts are padded
+
+
+class Prompt(NamedTuple):
+    ids: list[int]
+    key: str  # the example's id; with predict.seed, it is the seed of a sample
 
 
 @dataclass(frozen=True)
 class Decoded:
+    """A text, and why it ends: at an end token or a stop string, or at predict.max_new_tokens.
+
+    `log_probability` is summed over the tokens written, the end token included; natural logarithm, by the model's own
+    distribution, before penalties, temperature and so on. That of a label is its share among the labels.
+
+    `candidates` are all texts where predict.candidates asks for several, this one first; else empty.
+    """
+
     text: str
     finish_reason: Literal["end", "length"]
+    log_probability: float
+    tokens: int
+    candidates: list["Decoded"] = field(default_factory=list)
 
 
 def decode(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[list[int]],
+    prompts: Sequence[Prompt],
     params: Predict,
-    batch_size: int,
+    batch_tokens: int | None,
     title: str | None,
+    labels: Sequence[Label] = (),
 ) -> list[Decoded]:
-    """One text for each source, in the order of the sources. A progress bar is shown if there is a title.
-
-    Raises:
-        UserError: a source leaves no room for `max_new_tokens` in the model's context, the model can't do what `params`
-            ask for, or memory ends on one source.
-    """
-    _check_room(network, sources, params)
-    network.eval()
-    own = network.generation_config
-    config = _generation_config(own, params)
-    # `generate` takes values that are unset in its argument from the network's own config, so that one is replaced
-    network.generation_config = config
-    try:
-        first_logits = partial(_first_logits, network, min(_CHECKED_TOKENS, params.max_new_tokens))
-        layout = prompt_layout(network, sources, first_logits) if batch_size > 1 else "single"
-        decode_batch = partial(_decode_batch, network, tokenizer, params, config)
-        return _by_length(network, sources, layout, decode_batch, batch_size, title)
-    except ValueError as error:
-        raise UserError(f"predict: {type(network).__name__} can't generate so: {first_line(error)}") from None
-    finally:
-        network.generation_config = own
+    """One text for each prompt, in the order of the prompts. A progress bar is shown if there is a title. Arguments and
+    errors are those of `Decoder`."""
+    decoder = Decoder(network, tokenizer, prompts, labels, params, batch_tokens)
+    decoded: dict[int, Decoded] = {}
+    with tqdm(total=len(prompts), desc=title, unit=" texts", disable=title is None) as bar:
+        for part in decoder.parts:
+            decoded.update(zip(part, decoder.decode(part), strict=True))
+            bar.update(len(part))
+    return [decoded[place] for place in range(len(prompts))]
 
 
-def choose_labels(
-    network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label], batch_size: int, title: str | None
-) -> list[Decoded]:
-    """The most likely label for each source, in the order of the sources."""
-    losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
-    examples = _examples(sources, labels[0].target_ids)
-    layout = choose_layout(network, examples, pack=False) if batch_size > 1 else "single"
+class Decoder:
+    """Decodes the prompts of one test set, part by part: in any order, in several processes, or again after a kill,
+    with the same texts."""
 
-    def choose_batch(batch: Sequence[list[int]]) -> list[Decoded]:
-        best = losses_among(network, batch, labels).argmin(1).tolist()
-        return [Decoded(labels[number].word, "end") for number in best]
+    parts: list[list[int]]  # places of prompts, the longest first
 
-    return _by_length(network, sources, layout, choose_batch, batch_size, title)
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        labels: Sequence[Label],
+        params: Predict,
+        batch_tokens: int | None,
+    ) -> None:
+        """Args:
+            labels: the texts to choose among. If there are any, most of `params` have no meaning.
+            batch_tokens: of sources and texts that are decoded together; null: 16,384.
+
+        With `predict.precision` bfloat16, the weights of the network are cast for good: what must be computed in
+        float32 comes before.
+
+        Raises:
+            UserError: a prompt leaves no room for `max_new_tokens` in the model's context, or the model can't do what
+                `params` ask for.
+        """
+        self._network, self._prompts, self._labels, self._params = network, prompts, labels, params
+        if uses_bfloat16(params.precision, "predict"):
+            to_bfloat16(network)
+        network.eval()
+        self._halving = Halving(network)
+        self._is_plain = True
+        own = network.generation_config if network.can_generate() else GenerationConfig()  # a classifier has none
+        self._config = generation_config(own, params)
+        self._config.stop_strings = None  # `generate` counts those of the prompt too, and does not cut them off
+        self._config.num_return_sequences = params.candidates if params.strategy == "beam" else 1
+        self._stops = Stops(tokenizer, end_ids(self._config), params.stop)
+        layout = self._label_layout() if labels else self._prompt_layout()
+        self.parts = list(self._parts(layout, batch_tokens or _BATCH_TOKENS))
+
+    def decode(self, part: Sequence[int]) -> list[Decoded]:
+        """The texts of these prompts, in this order.
+
+        Raises:
+            UserError: the model can't do what the settings ask for, or memory ends on one prompt.
+        """
+        work = self._choose if self._labels else self._write
+        return self._halving(work, [self._prompts[place] for place in part])
+
+    def _parts(self, layout: Layout, batch_tokens: int) -> Iterator[list[int]]:
+        prompts, new = self._prompts, 0 if self._labels else self._params.max_new_tokens
+        width = 1 if self._labels else max(self._config.num_beams, self._params.candidates)
+        # the longest first: if memory is too small, this shows at once
+        order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place].ids), place))
+        examples = _examples([prompts[place] for place in order], [])
+        for group in allowed_groups(layout, examples):
+            start = 0
+            while start < len(group):
+                tokens = width * (len(prompts[order[group[start]]].ids) + new)
+                end = start + max(1, batch_tokens // max(1, tokens))
+                yield [order[place] for place in group[start:end]]
+                start = end
+
+    def _prompt_layout(self) -> Layout:
+        _check_room(self._network, self._prompts, self._params)
+        if len(self._prompts) == 1:
+            return "single"
+        steps = min(_CHECKED_TOKENS, self._params.max_new_tokens)
+        first_logits = partial(_first_logits, self._network, self._config, steps)
+        with self._without_own_settings():
+            shortest = min((prompt.ids for prompt in self._prompts), key=len)
+            self._is_plain = _computes_rows(self._network, self._config, steps, shortest)
+            return prompt_layout(self._network, [prompt.ids for prompt in self._prompts], first_logits)
+
+    def _write(self, prompts: Sequence[Prompt]) -> list[Decoded]:
+        count = self._params.candidates
+        is_sample = self._params.strategy == "sample"
+        tries = [(prompt, number) for prompt in prompts for number in range(count if is_sample else 1)]
+        sources = [prompt.ids for prompt, _ in tries]
+        seeds = [sample_seed(self._params.seed, prompt.key, number) for prompt, number in tries]
+        with torch.no_grad(), self._without_own_settings():
+            texts = list(map(self._decoded, self._texts(sources, seeds)))
+        return [best_of(texts[start : start + count], is_sample) for start in range(0, len(texts), count)]
+
+    def _texts(self, sources: Sequence[list[int]], seeds: Sequence[int]) -> list[Written]:
+        if self._is_plain:
+            try:
+                if self._params.strategy == "beam":
+                    return beam_texts(self._network, sources, self._config, self._stops)
+                return sequential_texts(self._network, sources, self._config, seeds, self._stops)
+            except NotPlain:
+                self._is_plain = False
+        return plain_texts(self._network, sources, self._config, seeds, self._stops)
+
+    @contextmanager
+    def _without_own_settings(self) -> Iterator[None]:
+        """`generate` would take values that are unset in its argument from the network's own settings."""
+        own = self._network.generation_config
+        self._network.generation_config = GenerationConfig()
+        try:
+            yield
+        except ValueError as error:
+            name = type(self._network).__name__
+            raise UserError(f"predict: {name} can't generate so: {first_line(error)}") from None
+        finally:
+            self._network.generation_config = own
+
+    def _decoded(self, written: Written) -> Decoded:
+        ids = written.ids
+        reason: Literal["end", "length"] = "end" if self._stops.has_ended(ids) else "length"
+        return Decoded(self._stops.text(ids), reason, written.log_probability, len(ids))
+
+    def _label_layout(self) -> Layout:
+        if len(self._prompts) == 1:
+            return "single"
+        return choose_layout(self._network, _examples(self._prompts, self._labels[0].target_ids), pack=False)
+
+    def _choose(self, prompts: Sequence[Prompt]) -> list[Decoded]:
+        """The most likely label for each prompt."""
+        labels = self._labels
+        losses_among = _single_token_losses if all(len(label.target_ids) == 1 for label in labels) else _label_losses
+        shares, best = (-losses_among(self._network, prompts, labels)).log_softmax(-1).max(-1)
+        return [
+            Decoded(labels[number].word, "end", share, len(labels[number].target_ids))
+            for share, number in zip(shares.tolist(), best.tolist(), strict=True)
+        ]
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_ids: list[int]) -> str:
@@ -103,51 +213,49 @@ def text_of(tokenizer: PreTrainedTokenizerBase, labels: Sequence[Label], target_
     return str(tokenizer.decode(target_ids, skip_special_tokens=True)).strip()
 
 
-def _by_length(
-    network: PreTrainedModel,
-    sources: Sequence[list[int]],
-    layout: Layout,
-    work: Callable[[Sequence[list[int]]], list[Decoded]],
-    batch_size: int,
-    title: str | None,
-) -> list[Decoded]:
-    decoded: dict[int, Decoded] = {}
-    halving = Halving(network)
-    # the longest first: if memory is too small, this shows at once
-    order = sorted(range(len(sources)), key=lambda index: (-len(sources[index]), index))
-    groups = allowed_groups(layout, _examples([sources[index] for index in order], []))
-    with tqdm(total=len(sources), desc=title, unit=" texts", disable=title is None) as bar:
-        for places in (
-            group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)
-        ):
-            chosen = [order[place] for place in places]
-            decoded.update(zip(chosen, halving(work, [sources[index] for index in chosen]), strict=True))
-            bar.update(len(chosen))
-    return [decoded[index] for index in range(len(sources))]
-
-
-def _examples(sources: Sequence[list[int]], target_ids: list[int]) -> list[TokenizedExample]:
-    return [TokenizedExample("", source, target_ids, [], 0) for source in sources]
-
-
-def _label_losses(network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label]) -> Tensor:
-    """(B, labels): the loss on each label as the target of each source."""
-    return torch.stack([losses_of(network, _examples(sources, label.target_ids))[0] for label in labels], 1)
+def best_of(candidates: Sequence[Decoded], is_sample: bool) -> Decoded:
+    """The first beam, or the sample of the largest mean log-probability, with all candidates in this order."""
+    if len(candidates) == 1:
+        return candidates[0]
+    if is_sample:
+        candidates = sorted(candidates, key=lambda own: -own.log_probability / own.tokens)
+    return replace(candidates[0], candidates=list(candidates))
 
 
 @torch.no_grad()
-def _single_token_losses(network: PreTrainedModel, sources: Sequence[list[int]], labels: Sequence[Label]) -> Tensor:
+def to_bfloat16(network: PreTrainedModel) -> None:
+    """The weights for good, as `from_pretrained` would load them. Autocast would cast them again for every token."""
+    for weights in network.parameters():
+        if weights.dtype == torch.float32:  # those in 4 bits are integers
+            weights.data = weights.data.bfloat16()
+    for module in network.modules():
+        for own, buffer in module.named_buffers(recurse=False):
+            if buffer.dtype == torch.float32 and not own.endswith("inv_freq"):  # rotary positions need all digits
+                setattr(module, own, buffer.bfloat16())
+
+
+def _examples(prompts: Sequence[Prompt], target_ids: list[int]) -> list[TokenizedExample]:
+    return [TokenizedExample("", prompt.ids, target_ids, [], 0) for prompt in prompts]
+
+
+def _label_losses(network: PreTrainedModel, prompts: Sequence[Prompt], labels: Sequence[Label]) -> Tensor:
+    """(B, labels): the loss on each label as the target of each prompt."""
+    return torch.stack([losses_of(network, _examples(prompts, label.target_ids))[0] for label in labels], 1)
+
+
+@torch.no_grad()
+def _single_token_losses(network: PreTrainedModel, prompts: Sequence[Prompt], labels: Sequence[Label]) -> Tensor:
     """The same if every label is one token, or one number of a classification head: one forward pass gives all."""
     network.eval()
     interface = interface_of(network)
-    examples = _examples(sources, labels[0].target_ids)
+    examples = _examples(prompts, labels[0].target_ids)
     batch = on_device(interface.training_batch(examples, int(network.config.pad_token_id)), network)
     scores = interface.target_logits(network, batch)[:, 0].float().log_softmax(-1)
     return -scores[:, [label.target_ids[0] for label in labels]]
 
 
-def _check_room(network: PreTrainedModel, sources: Sequence[list[int]], params: Predict) -> None:
-    lengths = np.array([len(source) for source in sources])
+def _check_room(network: PreTrainedModel, prompts: Sequence[Prompt], params: Predict) -> None:
+    lengths = np.array([len(prompt.ids) for prompt in prompts])
     excess = excess_tokens(interface_of(network).name, network.config, lengths, np.array([params.max_new_tokens]))
     if excess > 0:
         raise UserError(
@@ -156,77 +264,25 @@ def _check_room(network: PreTrainedModel, sources: Sequence[list[int]], params: 
         )
 
 
-def _generation_config(own: Any, params: Predict) -> GenerationConfig:
-    """Starts and ends a text as `own` does; all other settings are those of params.yaml."""
-    beams = {"num_beams": params.beams, "length_penalty": params.length_penalty} if params.strategy == "beam" else {}
-    # sampling is a greedy choice among noisy scores, see `_Gumbel`
-    options = {"max_new_tokens": params.max_new_tokens, "do_sample": False, **beams}
-    return GenerationConfig(**{name: getattr(own, name) for name in _STARTS_AND_ENDS} | options)
-
-
-@torch.no_grad()
-def _first_logits(network: PreTrainedModel, steps: int, sources: Sequence[list[int]]) -> Tensor:
+def _first_logits(
+    network: PreTrainedModel, config: GenerationConfig, steps: int, sources: Sequence[list[int]]
+) -> Tensor:
     """Logits (B, steps, vocabulary) of the first tokens of greedy texts. The first is chosen by the prompt alone, the
     others also by the state that it has left behind."""
-    batch = interface_of(network).generation_inputs(network, sources, int(network.config.pad_token_id))
-    options = {"num_beams": 1, "max_new_tokens": steps, "min_new_tokens": steps, "output_logits": True}
-    generated: Any = network.generate(**batch, **options, return_dict_in_generate=True)  # type: ignore[operator]
-    return torch.stack(generated.logits, 1)
+    return torch.stack(_first_steps(network, config, steps, sources).logits, 1)
 
 
 @torch.no_grad()
-def _decode_batch(
-    network: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    params: Predict,
-    config: GenerationConfig,
-    sources: Sequence[list[int]],
-) -> list[Decoded]:
-    batch = interface_of(network).generation_inputs(network, sources, tokenizer.pad_token_id)
-    processors = _sampling(sources, params) if params.strategy == "sample" else LogitsProcessorList()
-    generated: Tensor = network.generate(**batch, logits_processor=processors)  # type: ignore[operator]
-    # not generated: the prompt, or the one token that a decoder starts from
-    first = 1 if network.config.is_encoder_decoder else batch["input_ids"].shape[1]
-    ends = end_ids(config)
-    return [_decoded(tokenizer, ids, ends) for ids in generated[:, first:].tolist()]
+def _computes_rows(network: PreTrainedModel, config: GenerationConfig, steps: int, source: list[int]) -> bool:
+    """Whether our own batches compute the network as `generate` does."""
+    first = _first_steps(network, config, steps, [source])
+    tokens = first.sequences[0, -steps:]
+    return agrees_with_generate(network, source, config, tokens, torch.cat(first.logits))
 
 
-def end_ids(config: GenerationConfig) -> set[int]:
-    """The tokens that end a text."""
-    return {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
-
-
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: set[int]) -> Decoded:
-    length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return Decoded(text_of(tokenizer, [], ids[:length]), "end" if length < len(ids) else "length")
-
-
-def _sampling(sources: Sequence[list[int]], params: Predict) -> LogitsProcessorList:
-    processors = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
-    if params.top_k is not None:
-        processors.append(TopKLogitsWarper(params.top_k))
-    if params.top_p < 1:
-        processors.append(TopPLogitsWarper(params.top_p))
-    processors.append(_Gumbel(sources, params.seed))
-    return processors
-
-
-class _Gumbel(LogitsProcessor):
-    """Noise that turns the greedy choice into a sample (the Gumbel-max trick: Maddison et al. 2014, section 2).
-
-    Each text has its own generator, seeded by its source. With one generator for all, a sample would depend on the
-    other texts of its batch.
-    """
-
-    def __init__(self, sources: Sequence[list[int]], seed: int) -> None:
-        self._generators = [torch.Generator().manual_seed(_seed_of(source, seed)) for source in sources]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.stack([torch.rand(scores.shape[1], generator=own) for own in self._generators])
-        # a draw of exactly 0 would make the score of a forbidden token not a number
-        return scores - torch.log(-torch.log(uniform.clamp(min=1e-20))).to(scores.device)
-
-
-def _seed_of(source: list[int], seed: int) -> int:
-    digest = hashlib.sha256(repr((seed, source)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+@torch.no_grad()
+def _first_steps(network: PreTrainedModel, config: GenerationConfig, steps: int, sources: Sequence[list[int]]) -> Any:
+    batch = interface_of(network).generation_inputs(network, sources, int(network.config.pad_token_id))
+    config = greedy_config(config)
+    config.update(max_new_tokens=steps, min_new_tokens=steps, output_logits=True, return_dict_in_generate=True)
+    return network.generate(**batch, generation_config=config)  # type: ignore[operator]

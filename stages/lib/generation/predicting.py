@@ -1,24 +1,29 @@
 """The predictions of a model for the questions of a test split, and its loss on their references."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.lib.core.files import read_json
-from stages.lib.core.process import UserError
-from stages.lib.generation.decoding import Decoded, choose_labels, decode, end_ids, text_of
-from stages.lib.models.devices import move_to_own_device
-from stages.lib.models.losses import example_losses
+from stages.lib.core.process import UserError, is_main_process
+from stages.lib.generation.decoding import Decoded, Decoder, Prompt, text_of, to_bfloat16
+from stages.lib.generation.parts import Parts, Record
+from stages.lib.generation.settings import end_ids
+from stages.lib.generation.vllm_decoder import VllmDecoder
+from stages.lib.models.cost import cost
+from stages.lib.models.devices import own_device, peak_memory, place_network, uses_bfloat16
+from stages.lib.models.loading import parameter_count
+from stages.lib.models.losses import ExampleLosses
 from stages.lib.params.predict import Predict
 from stages.lib.records.chats import answer_places
 from stages.lib.records.examples import Example, Question, answer_id, read_examples
-from stages.lib.records.predictions import Prediction
+from stages.lib.records.predictions import Candidate, Prediction
 from stages.lib.records.tokenized_examples import Label, TokenizedDataset, TokenizedExample, read_label_ids
 
+_REFERENCE_TOKENS = {"cpu": 2048, "cuda": 32_768}  # more at once is no faster
 _INCOMPLETE = "\ufffd"  # what bytes are decoded as that are no whole character
 
 
@@ -28,22 +33,31 @@ def predictions_of(
     texts: Path,
     ids: Path,
     params: Predict,
-    batch_size: int,
+    batch_tokens: int | None,
+    folder: Path,
     title: str,
-) -> list[Prediction]:
-    """One for each question of the test split whose source and references were not rejected. Where nobody knows the
-    answers of the split, a prediction has no reference and no loss.
+    no_input: list[int] | None = None,
+) -> tuple[list[Prediction], str | None]:
+    """One for each question of the test split whose source and references were not rejected, and what the model writes
+    for `no_input`. Where nobody knows the answers of the split, a prediction has no reference and no loss.
+
+    Several processes share the work, and only the main one returns predictions.
 
     Args:
         texts: folder of the test split's examples.
         ids: folder that tokenize has written.
-        batch_size: sources decoded together.
+        batch_tokens: of sources and texts, or references, that are computed together; null: as many as are fast.
+        folder: of the resumable state.
         title: of the stage.
+        no_input: the prompt where the source is empty. A score that is no better than that of its text shows that the
+            model does not use its input.
 
     Raises:
-        UserError: there is no such question, or all references are blank; or as `decode` does.
+        UserError: there is no such question, or all references are blank; or as `Decoder` and `ExampleLosses` do.
     """
-    move_to_own_device(network)
+    if uses_bfloat16(params.precision, "predict"):
+        to_bfloat16(network)  # now, so that half as much needs a place
+    place_network(network, title)
     dataset, labels = TokenizedDataset(ids / "test"), read_label_ids(ids / "label_ids.json")
     prompts = list(_prompts(texts, dataset, network, tokenizer, labels, params))
     if all(_is_blank(prompt.question.references) for prompt in prompts):
@@ -51,43 +65,22 @@ def predictions_of(
             f"{title}: no example of the test split can be predicted and compared: all were rejected, or their "
             f"references are blank; see data/tokenize/report/rejected.jsonl and params.yaml -> prepare of the scenario"
         )
-    decoded = _decoded(network, tokenizer, [prompt.ids for prompt in prompts], labels, params, batch_size, title)
-    losses = _losses(network, dataset, batch_size)
-    return [
-        Prediction(
-            id=prompt.question.id,
-            group=prompt.question.group,
-            metadata=prompt.question.metadata,
-            source=prompt.question.source,
-            references=prompt.question.references,
-            round_trip=prompt.round_trip,
-            prediction=text.text,
-            finish_reason=text.finish_reason,
-            reference_truncated=prompt.reference_truncated,
-            reference_nats=round(losses[prompt.question.id].nats, 6),
-            reference_tokens=losses[prompt.question.id].tokens,
-            reference_bytes=losses[prompt.question.id].bytes,
-        )
-        for prompt, text in zip(prompts, decoded, strict=True)
+    asked = [Prompt(prompt.ids, prompt.question.id) for prompt in prompts]
+    asked += [] if no_input is None else [Prompt(no_input, "")]
+    decoding = _decoding(network, tokenizer, asked, labels, params, batch_tokens, folder, title)
+    on_references = _losses(network, dataset, batch_tokens, folder, title)
+    if params.engine == "vllm":  # it takes the place of the network
+        on_references.results()
+    seconds = decoding.seconds_left() + on_references.seconds_left()
+    print(f"{title}: {_plan(network, prompts, dataset, labels, params)}; {cost(seconds, peak_memory())}", flush=True)
+    decoded, losses = decoding.results(), on_references.results()
+    if not is_main_process():
+        return [], None
+    of_question = _by_question(dataset, losses)
+    predictions = [
+        _prediction(prompt, decoded[place], of_question[prompt.question.id]) for place, prompt in enumerate(prompts)
     ]
-
-
-def prediction_without_input(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Path, params: Predict
-) -> str | None:
-    """What the model writes where the source is empty. A score that is no better shows that the model does not use its
-    input. None where tokenize has written no such prompt.
-
-    Args:
-        ids: folder that tokenize has written.
-    """
-    move_to_own_device(network)
-    prompt = read_json(ids / "no_input.json")["source_ids"]
-    if prompt is None:
-        return None
-    labels = read_label_ids(ids / "label_ids.json")
-    [decoded] = _decoded(network, tokenizer, [prompt], labels, params, batch_size=1, title=None)
-    return decoded.text
+    return predictions, None if no_input is None else decoded[len(prompts)]["prediction"]
 
 
 def _is_blank(references: Sequence[str]) -> bool:
@@ -175,28 +168,101 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _decoded(
+def _decoding(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: Sequence[list[int]],
+    prompts: Sequence[Prompt],
     labels: Sequence[Label],
     params: Predict,
-    batch_size: int,
-    title: str | None,
-) -> list[Decoded]:
-    if labels:
-        return choose_labels(network, sources, labels, batch_size, title)
-    return decode(network, tokenizer, sources, params, batch_size, title)
+    batch_tokens: int | None,
+    folder: Path,
+    title: str,
+) -> Parts:
+    if params.engine == "vllm" and not labels:
+        decoder: Decoder | VllmDecoder = VllmDecoder(network, tokenizer, prompts, params)
+    else:
+        decoder = Decoder(network, tokenizer, prompts, labels, params, batch_tokens)
+    sizes = [len(prompt.ids) + (0 if labels else params.max_new_tokens) for prompt in prompts]
+
+    def texts(part: Sequence[int]) -> list[Record]:
+        return [_record(decoded, bool(labels)) for decoded in decoder.decode(part)]
+
+    return Parts(folder, title, "texts", decoder.parts, sizes, texts)
 
 
-def _losses(network: PreTrainedModel, dataset: TokenizedDataset, batch_size: int) -> dict[str, _Loss]:
-    """Id of a question -> loss on its references: 0 where nobody knows the answers of the split."""
-    losses: dict[str, _Loss] = defaultdict(_Loss)
+def _record(decoded: Decoded, is_label: bool) -> Record:
+    """The fields of a prediction that come from its text."""
+    return {
+        "prediction": decoded.text,
+        "finish_reason": decoded.finish_reason,
+        "confidence": _confidence(decoded, is_label),
+        "candidates": [
+            Candidate(text=each.text, confidence=_confidence(each, is_label)) for each in decoded.candidates
+        ],
+    }
+
+
+def _confidence(decoded: Decoded, is_label: bool) -> float:
+    """Rounded to what does not depend on the batch."""
+    return round(decoded.log_probability / (1 if is_label else decoded.tokens), 4)
+
+
+def _losses(
+    network: PreTrainedModel,
+    dataset: TokenizedDataset,
+    batch_tokens: int | None,
+    folder: Path,
+    title: str,
+) -> Parts:
+    """On each reference; none where nobody knows the answers of the split."""
+    sizes = dataset.lengths().tolist()
     if not dataset.target_tokens():
-        return losses
-    for index, nats, tokens in example_losses(network, dataset, batch_size):
+        return Parts(folder, f"{title}: losses", "references", [], sizes, lambda part: [])
+    losses = ExampleLosses(network, dataset, max_tokens=batch_tokens or _REFERENCE_TOKENS[own_device().type])
+
+    def of_part(part: Sequence[int]) -> list[Record]:
+        return [{"nats": nats, "tokens": tokens} for nats, tokens in losses(part)]
+
+    return Parts(folder, f"{title}: losses", "references", losses.parts, sizes, of_part)
+
+
+def _plan(
+    network: PreTrainedModel,
+    prompts: Sequence[_Prompt],
+    dataset: TokenizedDataset,
+    labels: Sequence[Label],
+    params: Predict,
+) -> str:
+    texts = f"among {len(labels)} labels" if labels else f"of at most {params.max_new_tokens} tokens"
+    tokens = dataset.target_tokens()
+    references = f", references of {tokens:,} tokens" if tokens else ""
+    return f"{parameter_count(network):,} parameters, {len(prompts):,} texts {texts}{references}"
+
+
+def _by_question(dataset: TokenizedDataset, losses: Mapping[int, Record]) -> dict[str, _Loss]:
+    """Id of a question -> loss on its references: 0 where nobody knows the answers of the split."""
+    of_question: dict[str, _Loss] = defaultdict(_Loss)
+    for index, found in losses.items():
         example = dataset[index]
-        losses[example.id].nats += nats
-        losses[example.id].tokens += tokens
-        losses[example.id].bytes += example.target_bytes
-    return losses
+        own = of_question[example.id]
+        own.nats += found["nats"]
+        own.tokens += found["tokens"]
+        own.bytes += example.target_bytes
+    return of_question
+
+
+def _prediction(prompt: _Prompt, decoded: Record, loss: _Loss) -> Prediction:
+    question = prompt.question
+    return Prediction(
+        id=question.id,
+        group=question.group,
+        metadata=question.metadata,
+        source=question.source,
+        references=question.references,
+        round_trip=prompt.round_trip,
+        reference_truncated=prompt.reference_truncated,
+        reference_nats=round(loss.nats, 6),
+        reference_tokens=loss.tokens,
+        reference_bytes=loss.bytes,
+        **decoded,
+    )

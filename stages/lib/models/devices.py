@@ -3,15 +3,20 @@
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import getLogger
+from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 import torch.utils.deterministic
 from torch import nn
 
 from stages.lib.core.process import UserError
+
+_FREE_PART = 0.9  # of the free memory of a GPU that weights may take: texts need memory too
 
 
 def configure_gpu() -> None:
@@ -41,6 +46,60 @@ def move_to_own_device(network: nn.Module) -> None:
         ) from None
 
 
+def place_network(network: nn.Module, title: str) -> None:
+    """Moves the network to the device of this process, for inference. One that is too large for it is spread over all
+    GPUs and the memory of the machine.
+
+    Args:
+        title: of the stage, for the line that says so.
+
+    Raises:
+        UserError: the network has to be spread, and other processes work beside this one.
+    """
+    device, size = own_device(), weight_bytes(network)
+    if device.type != "cuda" or size < _FREE_PART * torch.cuda.mem_get_info(device)[0]:
+        move_to_own_device(network)
+        return
+    needed = f"the weights ({size / 2**30:.1f} GiB) do not fit into the memory of one GPU"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"params.yaml: machine -> predict_processes: {needed}; write 1, and all GPUs share them")
+    from accelerate.utils import get_max_memory
+
+    print(f"{title}: {needed}; they are spread over all GPUs and the memory of the machine", flush=True)
+    free = {device: int(_FREE_PART * own) for device, own in get_max_memory().items()}
+    spread(network, free | {"cpu": size})  # where they are loaded already
+
+
+def spread(network: nn.Module, memory: Mapping[int | str, int], folder: Path | None = None) -> None:
+    """Divides the layers of a network among devices, for inference: each moves its input to where its weights are, or
+    its weights to a GPU for as long as it computes (accelerate: dispatch_model).
+
+    Args:
+        memory: bytes on each device: the number of a GPU, `cpu` or `disk`; the first is filled first.
+        folder: for weights on the disk.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+
+    getLogger("accelerate").setLevel("ERROR")  # it warns of what is meant
+    whole = sorted({type(layer).__name__ for layer in layers(network)})
+    with catch_warnings(action="ignore"):
+        places = infer_auto_device_map(network, dict(memory), no_split_module_classes=whole)
+        dispatch_model(network, places, offload_dir=folder)
+
+
+def weight_bytes(network: nn.Module) -> int:
+    return sum(weights.nbytes for weights in (*network.parameters(), *network.buffers()))
+
+
+def layers(network: nn.Module) -> Iterator[nn.Module]:
+    """The layers of every stack."""
+    for child in network.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield from layers(child)
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Inside, a GPU gives the same sums to the last bit. Operations that can't raise RuntimeError."""
@@ -55,15 +114,16 @@ def deterministic() -> Iterator[None]:
         memory.fill_uninitialized_memory = before[1]
 
 
-def uses_bfloat16(precision: str) -> bool:
-    """Whether `fit.precision` (float32 | bfloat16 | auto) means bfloat16 on this machine: auto does if it is native.
+def uses_bfloat16(precision: str, section: str = "fit") -> bool:
+    """Whether the `precision` of a section (float32 | bfloat16 | auto) means bfloat16 on this machine: auto does if it
+    is native.
 
     Raises:
         UserError: `bfloat16` would be emulated, with steps more than ten times as long.
     """
     if precision == "bfloat16" and not _has_bfloat16():
         raise UserError(
-            "params.yaml: fit -> precision: bfloat16 would be emulated here, far slower than float32; "
+            f"params.yaml: {section} -> precision: bfloat16 would be emulated here, far slower than float32; "
             "set float32, or auto, which chooses by the machine"
         )
     return precision != "float32" and _has_bfloat16()

@@ -27,6 +27,7 @@ Layout = Literal["packed", "padded", "unpadded", "single"]
 Examples = Sequence[TokenizedExample] | TokenizedDataset
 BatchOf = Callable[[Sequence[TokenizedExample], int], Batch]  # examples and the id of a pad -> a batch
 Continued = Callable[[Sequence[list[int]]], Tensor]
+SharedLosses = Callable[[PreTrainedModel, Sequence[TokenizedExample]], tuple[Tensor, Tensor]]
 
 _SAMPLE = 256  # examples that the check chooses among
 _LONGEST = 1024  # tokens of a source or target that the check computes
@@ -95,6 +96,30 @@ def prompt_layout(network: PreTrainedModel, sources: Sequence[list[int]], contin
     if agree(unlike):
         return "padded"
     return "unpadded" if agree(_alike(unlike)) else "single"
+
+
+def shares_sources(network: PreTrainedModel, examples: Examples, shared_losses: SharedLosses) -> bool:
+    """Whether the network, which computes padded batches right, has the same losses where one pass over a source
+    serves several targets. It computes two sources of unlike lengths, with two targets of unlike lengths each.
+
+    Args:
+        shared_losses: examples -> their losses (B), with one pass over equal sources.
+    """
+    interface = interface_of(network)
+    halves = [
+        (own, own._replace(target_ids=own.target_ids[: (len(own.target_ids) + 1) // 2])) for own in _unlike(examples)
+    ]
+    rows = [row for both in halves for row in both]
+    with _errors_reported(network):
+        alone = torch.stack([_pass(network, interface.training_batch, [row]).losses.detach().sum() for row in rows])
+    try:
+        with _precision(network):
+            shared = shared_losses(network, rows)[0].float()
+    except Exception as error:  # of any class: it is the network's own code
+        if is_out_of_memory(error):
+            raise
+        return False
+    return _are_close(shared, alone, _rounding(network)[0])
 
 
 def check_causal(network: PreTrainedModel, examples: Examples) -> None:

@@ -49,7 +49,7 @@ class Halving:
             if is_sharded(self._network):
                 raise OutOfMemory(
                     f"memory has ended on {size} texts, and a sharded network can't halve them: lower "
-                    f"machine.generation_batch_size, fit.batch_size or fit.micro_batch_tokens"
+                    f"machine.generation_batch_tokens, fit.batch_size or fit.micro_batch_tokens"
                 )
             self._parts *= 2
             torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=1)]
 class Machine(Section):
     data_workers: Count | None
     loader_workers: Annotated[int, Field(ge=0)]
-    generation_batch_size: Count
+    generation_batch_tokens: Count | None
     checkpoint_seconds: Annotated[float, Field(gt=0)]
     gradient_checkpointing: bool
     report_to: list[str]
@@ -21,6 +21,7 @@ class Machine(Section):
     rendezvous: Annotated[str, Field(pattern=r"^[^\s:]+:\d+$")] | None
     sharded: bool
     tune_workers: Count
+    predict_processes: Count
     study_database: Annotated[str, Field(pattern=r"^\w+(\+\w+)?://")] | None
 
     @property

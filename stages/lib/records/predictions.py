@@ -1,11 +1,18 @@
 """A prediction: a generated text with its example, as `predict` writes it and `evaluate` reads it."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from stages.lib.core.files import read_jsonl, write_jsonl
+
+
+class Candidate(TypedDict):
+    """One of several texts for a source, with its confidence as in a prediction."""
+
+    text: str
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,10 @@ class Prediction:
 
     `reference_nats` is the loss on the references, summed over their `reference_tokens` (end tokens included) and
     `reference_bytes`. All three leave out references that were too long to be tokenized.
+
+    `confidence` is the mean log-probability of the prediction's tokens (natural logarithm, by the model's own
+    distribution, end token included), or the log-probability of its label among all labels; None where it is not known.
+    `candidates` are all texts where predict.candidates asks for several, the prediction first.
     """
 
     id: str
@@ -38,6 +49,8 @@ class Prediction:
     reference_nats: float
     reference_tokens: int
     reference_bytes: int
+    confidence: float | None = None
+    candidates: list[Candidate] = field(default_factory=list)
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

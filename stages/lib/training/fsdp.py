@@ -2,7 +2,7 @@
 (FSDP2: torch's fully_shard; Zhao et al. 2023, after ZeRO, Rajbhandari et al. 2020). The weights of a layer are gathered
 only while it computes, so all processes must compute the same number of times."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from stages.lib.models.devices import own_device
+from stages.lib.models.devices import layers, own_device
 from stages.lib.models.memory import is_sharded
 
 # only several processes need torch.distributed, so the functions below import its modules
@@ -27,18 +27,9 @@ def shard(network: nn.Module) -> None:
         return
     processes = PartialState(cpu=not torch.cuda.is_available()).num_processes  # also connects them
     mesh = init_device_mesh(own_device().type, (processes,))
-    for layer in _layers(network):
+    for layer in layers(network):
         fully_shard(layer, mesh=mesh)
     fully_shard(network, mesh=mesh, reshard_after_forward=True)  # else weights can stay gathered after a pass
-
-
-def _layers(network: nn.Module) -> Iterator[nn.Module]:
-    """The layers of every stack."""
-    for child in network.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
-        else:
-            yield from _layers(child)
 
 
 def reshard(network: nn.Module) -> None:

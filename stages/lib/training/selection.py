@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.checkpoint.architecture import excess_tokens
 from stages.lib.core.words import UNSPACED, answer_words, normalised_answer, shared_words
-from stages.lib.generation.decoding import choose_labels, decode, text_of
+from stages.lib.generation.decoding import Prompt, decode, text_of
 from stages.lib.models.families import interface_of
 from stages.lib.params.predict import Predict
 from stages.lib.params.train import FitSettings
@@ -32,23 +32,20 @@ def make_scorer(
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[Label],
     validation: TokenizedDataset,
-    batch_size: int,
+    batch_tokens: int | None,
 ) -> Scorer | None:
     """Scorer of the metric that `train.metric_for_best_model` names, from 0 to 100. None if it is the loss."""
     if settings.metric_for_best_model == "loss":
         return None
     score = _SCORES[settings.metric_for_best_model]
     questions = [_last_answer(list(own)) for own in _spread(validation, settings.generation_eval_examples)]
-    sources = [examples[0].source_ids for examples in questions]
+    prompts = [Prompt(examples[0].source_ids, examples[0].id) for examples in questions]
     references = [[text_of(tokenizer, labels, example.target_ids) for example in examples] for examples in questions]
     longest = max(len(example.target_ids) for examples in questions for example in examples)
 
     def scorer(network: PreTrainedModel) -> float:
-        if labels:
-            decoded = choose_labels(network, sources, labels, batch_size, title=None)
-        else:
-            params = _greedy(network, sources, longest)
-            decoded = decode(network, tokenizer, sources, params, batch_size, title=None)
+        params = _greedy(network, prompts, longest)
+        decoded = decode(network, tokenizer, prompts, params, batch_tokens, title=None, labels=labels)
         return score([each.text for each in decoded], references)
 
     return scorer
@@ -128,8 +125,8 @@ def _last_answer(examples: list[TokenizedExample]) -> list[TokenizedExample]:
     return [last._replace(source_ids=last.source_ids + last.target_ids[:answer], target_ids=last.target_ids[answer:])]
 
 
-def _greedy(network: PreTrainedModel, sources: Sequence[Sequence[int]], longest: int) -> Predict:
+def _greedy(network: PreTrainedModel, prompts: Sequence[Prompt], longest: int) -> Predict:
     """Greedy generation, with room for the longest target, as far as the model has positions."""
-    lengths = np.array(list(map(len, sources)))
+    lengths = np.array([len(prompt.ids) for prompt in prompts])
     excess = max(0, excess_tokens(interface_of(network).name, network.config, lengths, np.array([longest])))
-    return Predict.model_construct(strategy="greedy", max_new_tokens=max(1, longest - excess))
+    return Predict.model_construct(strategy="greedy", max_new_tokens=max(1, longest - excess), seed=0)

@@ -136,5 +136,5 @@ class Gradient:
 def no_memory_line(title: str, where: str = "") -> str:
     return (
         f"{title}: memory has ended{where}; lower fit.micro_batch_tokens, the lengths in tokenize or "
-        f"machine.generation_batch_size, or set machine.gradient_checkpointing"
+        f"machine.generation_batch_tokens, or set machine.gradient_checkpointing"
     )

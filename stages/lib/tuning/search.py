@@ -17,13 +17,13 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler
 
 from stages.lib.core.process import UserError, first_line
+from stages.lib.models.cost import duration
 from stages.lib.models.memory import OutOfMemory
 from stages.lib.params.fit import Fit
 from stages.lib.params.machine import Machine
 from stages.lib.params.model import OWN, Model
 from stages.lib.params.tune_hyperparameters import MODEL, TuneHyperparameters
 from stages.lib.training.checkpoints import Unwritable
-from stages.lib.training.estimate import duration
 from stages.lib.training.loop import Diverged
 from stages.lib.tuning.confirmation import Confirmed, by_value, confirmed, finalists
 from stages.lib.tuning.samplers import make_pruner, make_sampler, trial_count

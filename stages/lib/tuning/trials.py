@@ -151,7 +151,7 @@ def run_trial(
         watch(len(points), points[-1][0], value_of(curve, points[-1]), losses)
 
     weights = class_weights(settings, own.labels, own.train)
-    scorer = make_scorer(settings, own.tokenizer, own.labels, own.validation, machine.generation_batch_size)
+    scorer = make_scorer(settings, own.tokenizer, own.labels, own.validation, machine.generation_batch_tokens)
     curve = fit(network, own.train, own.validation, settings, machine, folder, title, scorer, weights, watch=watched)
     updates = curve.training[-1][0]
     tokens = int(own.train.lengths().sum()) * settings.epochs * updates / update_steps(own.train, settings)
