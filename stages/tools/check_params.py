@@ -34,6 +34,7 @@ RENAMED = {
     "scenarios.*.tokenize.long_source": "truncation (drop | left | right | fail)",
     "scenarios.*.tokenize.pack": "packing",
     "scenarios.*.predict.opening_tokens": "prefix_tokens",
+    "machine.generation_batch_size": "generation_batch_tokens, which counts tokens and not sources",
     "prepare.limits.max_set_aside_fraction": "max_rejected_fraction",
     "model.remote_code_of": "trust_remote_code",
     "model.architectures": "a section of its own, architectures",
@@ -101,6 +102,9 @@ def _check() -> None:
         f"{teacher} (train -> teacher_folder; DVC hashes it even when it is not read)": Path(teacher),
         f"{evaluate.sentence_encoder_folder} (evaluate -> sentence_encoder_folder; DVC hashes it even when it is not "
         f"read)": Path(evaluate.sentence_encoder_folder),
+        f"{evaluate.screen_folder} (evaluate -> screen_folder; DVC hashes it even when it is not read)": Path(
+            evaluate.screen_folder
+        ),
     }
     missing = [name for name, folder in folders.items() if not (folder.is_dir() or pointers(folder))]
     lines = [f"{PARAMS}: no folder {name}" for name in missing]

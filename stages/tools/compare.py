@@ -28,6 +28,7 @@ from stages.lib.core.files import write_text
 from stages.lib.core.process import UserError, first_line, launch
 from stages.lib.reports.pages import comparison_page
 from stages.tools.arguments import parser_of
+from stages.tools.revisions import files_of
 
 _WORKSPACE = "workspace"
 _COMMIT = 7  # characters
@@ -99,19 +100,11 @@ def _parser() -> ArgumentParser:
 
 def _run(revision: str) -> Run:
     try:
-        here = DVCFileSystem()
-        folder = here.getcwd()  # of the project or of a task; at a revision, DVC would look into the project's
-        # the remotes are those of today: the revision may be older than its remote
-        files = here if revision == _WORKSPACE else DVCFileSystem(rev=revision, config=_config(here))
+        files, folder = files_of(None if revision == _WORKSPACE else revision)
         commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
         return read_run(revision, commit, partial(_read, files, folder), partial(_fetch, files, folder))
     except (DvcException, OSError, ImportError) as error:  # the last if the remote's extra is not installed
         raise UserError(f"{revision}: {first_line(error)}") from None
-
-
-def _config(here: DVCFileSystem) -> dict[str, Any]:
-    config: dict[str, Any] = here.repo.config
-    return {section: config[section] for section in ("core", "remote") if section in config}
 
 
 def _fetch(files: DVCFileSystem, folder: str, path: str, target: Path) -> None:

@@ -111,6 +111,7 @@ def _params(name: str, scenario: str) -> str:
         *((other, "folder") for other in values["model"]["alternatives"].values() if "folder" in other),
         (values["train"], "teacher_folder"),
         (values["evaluate"], "sentence_encoder_folder"),
+        (values["evaluate"], "screen_folder"),
     ]
     for section, parameter in shared:
         section[parameter] = os.path.join(_TOP, section[parameter])

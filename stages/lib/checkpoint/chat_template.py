@@ -30,7 +30,7 @@ PLAIN_TEMPLATE = (
 
 # Some templates write the current date: the same inputs would not give the same ids tomorrow. A macro, since
 # transformers passes no function on to a template.
-_FIXED_DATE = (
+FIXED_DATE = (
     "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
     " | replace('%m', '07') | replace('%Y', '2024') | replace('%y', '24') | replace('%A', 'Friday')"
     " | replace('%a', 'Fri') | replace('%H', '00') | replace('%M', '00') | replace('%S', '00') }}{% endmacro %}"
@@ -389,7 +389,7 @@ def _with_arguments_as_text(call: Any) -> Any:
 
 def _template(tokenizer: PreTrainedTokenizerBase, with_tools: bool) -> _Template:
     text = tokenizer.get_chat_template(tools=[] if with_tools else None)
-    return _Template(_FIXED_DATE + text, bool(_GENERATION.search(text)))
+    return _Template(FIXED_DATE + text, bool(_GENERATION.search(text)))
 
 
 def _border(text: str, prompts: Sequence[str], place: int) -> int:

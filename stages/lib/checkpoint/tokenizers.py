@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.lib.checkpoint.config import checkpoint_path, loading_options, unloadable
+from stages.lib.core.files import read_json
 from stages.lib.core.process import UserError
 from stages.lib.params.model import Family, Model, PreTokenizer
 
@@ -68,6 +69,7 @@ def load_checkpoint_tokenizer(
     # transformers makes an empty tokenizer for a folder without one
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise UserError(f"model: no tokenizer in {place}; save the model's own beside its weights")
+    _undo_export(tokenizer, Path(place))
     _check_languages(tokenizer, chosen, place)
     _wire(tokenizer)
     return tokenizer
@@ -93,6 +95,14 @@ def load_frozen_tokenizer(folder: Path, family: Family) -> PreTrainedTokenizerBa
     if family == "encoder" and tokenizer.bos_token_id is None:
         raise UserError(f"{place} has a tokenizer without a start token, which an encoder needs")
     return tokenizer
+
+
+def _undo_export(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The chat template of an exported model writes the prompt of its task. Its settings have the one of before."""
+    path = folder / "settings.json"
+    if path.is_file() and "chat_template" in (settings := read_json(path)):
+        tokenizer.chat_template = settings["chat_template"]
+        tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = False
 
 
 def _check_languages(tokenizer: PreTrainedTokenizerBase, chosen: dict[str, str], place: str) -> None:

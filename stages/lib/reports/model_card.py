@@ -28,20 +28,33 @@ _PIPELINES = {
     "bert2bert": "text2text-generation",
     "classifier": "text-classification",
 }
+_IMPORTS = ["import json", "from pathlib import Path", ""]
+_PROMPT = [
+    "",
+    'prompt = json.loads(Path(FOLDER, "prompt.json").read_text())',
+    'text = prompt["template"].replace("{source}", source)',
+]
 _USE = {
     "text-generation": [
         "from transformers import pipeline",
         "",
-        'pipeline("text-generation", FOLDER)(prompt, max_new_tokens=NEW_TOKENS, return_full_text=False)',
+        'ask = pipeline("text-generation", FOLDER)',
+        'ask([{"role": "user", "content": source}])[0]["generated_text"][-1]["content"]',
     ],
-    "text-classification": ["from transformers import pipeline", "", 'pipeline("text-classification", FOLDER)(prompt)'],
+    "text-classification": [
+        *_IMPORTS,
+        "from transformers import pipeline",
+        *_PROMPT,
+        'pipeline("text-classification", FOLDER)(text)',
+    ],
     "text2text-generation": [
+        *_IMPORTS,
         "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
-        "",
+        *_PROMPT,
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         "model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER)",
-        'written = model.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=NEW_TOKENS)',
-        "tokenizer.batch_decode(written, skip_special_tokens=True)",
+        'inputs = tokenizer(text, add_special_tokens=prompt["add_special_tokens"], return_tensors="pt")',
+        "tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True)",
     ],
 }
 
@@ -50,7 +63,7 @@ def model_card(figures: Figures) -> str:
     """Markdown with a head of YAML.
 
     `figures` are those of `pages.report_page`, with class (causal, seq2seq, bert2bert or classifier) and base_model
-    (its name on the hub, or None). Of params, it reads tokenize and predict.
+    (its name on the hub, or None). Of params, it reads prepare and predict.
     """
     metadata = StringIO()
     yaml = YAML(typ="safe", pure=True)
@@ -149,12 +162,31 @@ def _limits(figures: Figures) -> Iterator[str]:
 
 
 def _use(figures: Figures) -> Iterator[str]:
-    tokenize, predict = figures["params"]["tokenize"], figures["params"]["predict"]
-    lines = [line.replace("NEW_TOKENS", str(predict["max_new_tokens"])) for line in _USE[_PIPELINES[figures["class"]]]]
-    yield from ("", "## Use", "", "```python", *lines, "```", "")
-    form = "a conversation in the model's chat template, whose message is" if tokenize["as_chat"] else "a source, as in"
-    yield f"`FOLDER` is this folder. `prompt` is {form} `{json.dumps(tokenize['prompt'], ensure_ascii=False)}`."
+    """For who has the folder that export_model writes."""
+    prepare, predict = figures["params"]["prepare"], figures["params"]["predict"]
+    pipeline = _PIPELINES[figures["class"]]
+    yield from ("", "## Use", "", "```python", *_USE[pipeline], "```", "")
+    yield f"`FOLDER` is this folder, and `source` is {_source(prepare, pipeline)}. {_wording(pipeline)}"
+    if prepare["labels"] and pipeline != "text-classification":
+        yield "The results are the likeliest of the `labels` in `prompt.json`, not what `generate` writes."
     yield f"Decoding of the results: {predict['strategy']}, at most {predict['max_new_tokens']} new tokens."
+
+
+def _source(prepare: Figures, pipeline: str) -> str:
+    if prepare["messages"] and pipeline == "text-generation":
+        return "what the user says; a conversation can have more messages before it"
+    if prepare["messages"]:
+        return "a conversation, a turn a line, such as `user: Hello`"
+    if prepare["source"] is None:
+        return "the opening of the text"
+    found = prepare["source"]
+    template = found if isinstance(found, str) else found.get("test", found["train"])
+    return f"a text in the form of `{json.dumps(template, ensure_ascii=False)}`"
+
+
+def _wording(pipeline: str) -> str:
+    place = "The chat template" if pipeline == "text-generation" else "`prompt.json`"
+    return f"{place} has the wording of training around it, and `generation_config.json` the decoding."
 
 
 def _data(prepare: Figures) -> Iterator[tuple[str, ...]]:
