@@ -69,6 +69,7 @@ bench: $(TEST_READY)  ## the measurements, after make repro; CHECKPOINT=folder: 
 	@python -m tests.benchmarks.resampling
 	@python -m tests.benchmarks.planted_slots
 	@python -m tests.benchmarks.copying
+	@python -m tests.benchmarks.decoding_speed
 	@python -m tests.benchmarks.pretrained_start $(CHECKPOINT) 0.001
 	@python -m tests.benchmarks.kills
 	@$(INSTALL) -e ".[bench]"

@@ -132,7 +132,7 @@ def test_floats_that_are_not_finite_stay_so(written: Callable[[pa.Table], Path])
     assert (math.isnan(found[0]), found[1:]) == (True, [math.inf, -math.inf])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
 def test_any_float_of_32_bits_means_the_same_and_is_no_longer(
     tmp_path_factory: pytest.TempPathFactory, floats: list[float]
@@ -202,7 +202,7 @@ def test_a_file_that_was_cut_off_is_named(tmp_path: Path, name: str, share: floa
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(place=st.floats(0, 1, exclude_max=True), bytes_=st.binary(min_size=1, max_size=8))
 def test_a_damaged_file_is_read_or_named(
     tmp_path_factory: pytest.TempPathFactory, name: str, place: float, bytes_: bytes

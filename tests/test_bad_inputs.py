@@ -975,7 +975,7 @@ def marks(value: Any) -> set[str]:
 
 # many pieces a run: a run takes as long with one of them as with fifty
 @pytest.mark.parametrize("name", HOSTILE)
-@settings(max_examples=8, deadline=None, derandomize=True, report_multiple_bugs=False)
+@settings(max_examples=8, derandomize=True, report_multiple_bugs=False)
 @given(data=st.data())
 def test_the_lines_of_any_bytes_add_up(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
@@ -1005,7 +1005,7 @@ def test_the_lines_of_any_bytes_add_up(
 
 
 # many rows a run: a run takes as long with one row as with fifty
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(rows=st.lists(st.tuples(anything, anything), min_size=10, max_size=50), whitespace=st.sampled_from(WHITESPACE))
 @example(rows=[("b\u2028", "\x85B"), ("\0", "\ud800"), ("b", "\ufeff")], whitespace="keep")
 def test_no_text_is_lost_or_changed(tmp_path_factory: pytest.TempPathFactory, rows: list[Row], whitespace: str) -> None:

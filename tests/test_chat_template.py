@@ -579,7 +579,7 @@ texts = st.lists(
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.sampled_from([byte_level, like_gemma, slow]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_is_lost_or_forged_whatever_the_texts(pairs: list[tuple[str, str]], make: Maker) -> None:
     tokenizer = with_template(cached(make), template_of("chatml"))
     turns = [turn for pair in pairs for turn in (Turn("user", pair[0]), Turn("assistant", pair[1]))]

@@ -61,7 +61,7 @@ def test_all_that_sections_contradict_each_other_in_is_reported_at_once(
 
 def lines_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is wrong with the params.yaml of a folder, in which there are all files that it names."""
-    for name in ("data_to_text", "base", "models", "teacher", "sentence_encoder"):
+    for name in ("data_to_text", "base", "models", "teacher", "sentence_encoder", "screen"):
         (folder / "data/raw" / name).mkdir(parents=True, exist_ok=True)
     if not (table := folder / "data/raw/data_to_text/places.csv").exists():
         table.write_text("facts,text\n")

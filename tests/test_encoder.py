@@ -329,7 +329,7 @@ texts = st.lists(
 
 
 @given(texts, texts, st.integers(2, 30), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_split_loses_no_token_whatever_text_limit_and_overlap(
     source: str, target: str, limit: int, data: st.DataObject
 ) -> None:
@@ -345,7 +345,7 @@ def test_a_split_loses_no_token_whatever_text_limit_and_overlap(
 
 
 @given(texts, st.integers(1, 40), st.sampled_from(["left", "right"]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_truncated_source_is_neither_too_long_nor_too_short_whatever_text_and_limit(
     source: str, limit: int, policy: str
 ) -> None:

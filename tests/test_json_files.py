@@ -336,7 +336,7 @@ readings = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     ending=st.sampled_from(["json", "jsonl"]),
     content=st.one_of(st.binary(max_size=20), hostile, st.lists(json_values.map(json.dumps)).map("\n".join)),
@@ -358,7 +358,7 @@ def check_one_line(error: UserError) -> None:
     assert ": " in line
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     rows=st.lists(json_values, max_size=5),
     breaks=st.lists(st.sampled_from(["", "\n", "\n\n", " \n# a]\n", "\n#\n#{\n"]), min_size=1, max_size=9),

@@ -20,7 +20,7 @@ def documents(*lengths: int) -> list[list[TokenizedExample]]:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 25), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_token_has_loss_once_and_in_its_order(lengths: list[int], size: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, size - 1))
     batches = documents(*lengths)

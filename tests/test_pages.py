@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from stages.lib.core.process import UserError
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.numbers import decimals, fixed, plain, signed
 from stages.lib.reports.pages import comparison_page, report_page
 from stages.lib.reports.word_differences import word_differences
-from stages.tools.export_model import export
 from tests.browser import CHROMIUM, Page, browser
 
 STYLE = Path("stages/lib/reports/templates/style.css")
@@ -37,6 +35,7 @@ def prediction(number: int) -> Figures:
         "references": [f"Place {number} is a pub.", f"There is a pub, Place {number}."],
         "prediction": f"Place {number} is a tavern.",
         "faults": ["missing kind: pub"] if number % 4 == 0 else [],
+        "flags": [],
         "scores": {"bleu": (number * 37) % 101, "slot_error": (number % 4 == 0) / 2},
     }
 
@@ -119,7 +118,7 @@ def report_figures(predictions: int = 120) -> Figures:
         "class": "causal",
         "base_model": "google-t5/t5-small",
         "params": {
-            "tokenize": {"prompt": "{source}\n", "as_chat": False},
+            "prepare": {"source": "{facts}", "messages": None, "labels": None},
             "train": {"freeze": {"first_layers": 2}},
             "predict": {"strategy": "greedy", "max_new_tokens": 77},
         },
@@ -250,6 +249,7 @@ def test_hostile_texts_stay_texts(page: Page, tmp_path: Path) -> None:
         "prediction": HOSTILE,
         "references": [HOSTILE],
         "faults": [HOSTILE],
+        "flags": [HOSTILE],
     }
     show(page, report_page(figures), tmp_path, DESKTOP)
     search(page, "onerror")
@@ -469,16 +469,3 @@ def test_the_card_states_results_and_faults_and_no_text_of_the_data() -> None:
     assert "30 of 120 test outputs" in text
     assert "Settings were searched for on validation. 70 trials" in text
     assert "Place 4" not in text
-
-
-def test_the_exported_folder_is_the_model_with_its_card(tmp_path: Path) -> None:
-    model, readme, target = tmp_path / "model", tmp_path / "README.md", tmp_path / "exported"
-    with pytest.raises(UserError, match="model: not there; run `make repro`"):
-        export(tmp_path, readme, target)
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    readme.write_text("# card\n")
-    export(tmp_path, readme, target)
-    assert {path.name: path.read_text() for path in target.iterdir()} == {"config.json": "{}", "README.md": "# card\n"}
-    with pytest.raises(UserError, match="exported: is there already"):
-        export(tmp_path, readme, target)

@@ -84,8 +84,9 @@ IN_SEARCH = f"{IN_TUNING} -> search"
         pytest.param(
             {"machine.zzz": 1},
             "params.yaml: machine -> zzz: no such parameter; "
-            "there are checkpoint_seconds, data_workers, generation_batch_size, gradient_checkpointing, "
-            "loader_workers, nodes, rendezvous, report_to, sharded, study_database, train_processes, tune_workers",
+            "there are checkpoint_seconds, data_workers, generation_batch_tokens, gradient_checkpointing, "
+            "loader_workers, nodes, predict_processes, rendezvous, report_to, sharded, study_database, "
+            "train_processes, tune_workers",
             id="unknown-parameter-like-no-other",
         ),
         pytest.param({"fit.seed": GONE}, "params.yaml: fit -> seed: missing", id="missing-parameter"),

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from tests.build import contents, copy_dvcignore, run_stage
 PROJECT = Path(__file__).parent.parent
 STAGES = ["prepare", "tokenize", "tune-hyperparameters", "train", "predict-base", "predict", "evaluate"]
 HEAVY = STAGES[:-1]
-TRAIN = (sys.executable, "-m", "stages.train")
+TRAIN, PREDICT = ((sys.executable, "-m", f"stages.{stage}") for stage in ("train", "predict"))
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 pytestmark = pytest.mark.pipeline
@@ -198,6 +199,27 @@ def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
     assert "Traceback" not in failed.stderr, failed.stderr
 
 
+def test_two_processes_predict_as_one_does_and_go_on_after_a_kill(restored: Path) -> None:
+    edit(restored, "strategy: greedy\n      max_new_tokens: 8", "strategy: beam\n      max_new_tokens: 90")
+    edit(restored, "generation_batch_tokens:", "generation_batch_tokens: 500")
+    run_stage(restored, "predict")
+    expected = contents(restored / "data/predict")
+    shutil.rmtree(restored / "data/predict")
+    edit(restored, "predict_processes: 1", "predict_processes: 2")
+    stage = subprocess.Popen(PREDICT, cwd=restored, env=ENVIRONMENT, stdout=PIPE, stderr=PIPE, start_new_session=True)
+    finished = wait_for(lambda: list(restored.glob(".scratch/predict/*/texts-*.jsonl")))
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.wait()
+    assert not (restored / "data/predict").exists(), "it was killed too late to show anything"
+    again = subprocess.run(PREDICT, cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    bar = re.search(r"predict: .+? (\d+)/\d+ ", again.stderr)
+    assert bar, again.stderr
+    assert int(bar[1]) >= len(finished)
+    assert contents(restored / "data/predict") == expected
+    assert not list(restored.glob(".scratch/predict/*"))
+
+
 def test_a_second_run_runs_no_stage_and_changes_no_file(restored: Path) -> None:
     assert ran(run(restored, "dvc", "repro")) == []
     assert run(restored, "git", "status", "--porcelain") == ""
@@ -220,10 +242,11 @@ def test_no_out_names_this_machine(restored: Path) -> None:
 
 def what_changes_no_result(folder: Path) -> None:
     edit(folder, "\nfit:\n", "\n# longer\nfit: # a comment\n")
-    edit(folder, "generation_batch_size: 64", "generation_batch_size: 3")
+    edit(folder, "generation_batch_tokens:", "generation_batch_tokens: 300")
     edit(folder, "max_target_tokens: 8\n", "max_target_tokens: 9\n")  # of another scenario
     edit(folder, "nodes: 1\n  rendezvous:", "nodes: 2\n  rendezvous: localhost:1234")
     edit(folder, "train_processes: 1", "train_processes: 4")
+    edit(folder, "predict_processes: 1", "predict_processes: 2")
     edit(folder, "d_model: 32", "d_model: 64")  # of an architecture that is not chosen
     (folder / "data/raw/base/README.md").write_text("Another card.")
     (folder / "stages/lib/scores/NOTES.md").write_text("For people.")

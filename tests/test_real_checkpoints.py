@@ -101,8 +101,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     decoding = read_section(Predict, params).model_copy(update={"max_new_tokens": NEW_TOKENS})
     model, machine = read_section(Model, params), read_section(Machine, params)
     texts, ids = data / "prepare/test", data / "tokenize"
-    predict_base.run(decoding, model, machine, 1, texts, ids, data / "predict_base")
-    predict.run(decoding, model, machine, texts, ids, data / "train", data / "predict")
+    scratch = data / "scratch"
+    predict_base.run(decoding, model, machine, 1, texts, ids, data / "predict_base", scratch / "predict_base")
+    predict.run(decoding, model, machine, texts, ids, data / "train", data / "predict", scratch / "predict")
     return Run(case, checkpoint, data)
 
 

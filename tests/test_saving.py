@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from stages.lib.core.files import read_json
 from stages.lib.core.process import UserError
+from stages.lib.inference.folder import write_merged
 from stages.lib.models.loading import load_base, saved_model, trained_model
 from stages.lib.models.losses import losses_of
 from stages.lib.params.fit import Adapters, Freeze
@@ -19,7 +20,6 @@ from stages.lib.params.model import Family, Model
 from stages.lib.records.tokenized_examples import TokenizedDataset, TokenizedExample, write_tokenized_examples
 from stages.lib.training.saving import checked_part, save
 from stages.lib.training.trainable import make_trainable
-from stages.tools.export_model import write_merged
 from tests import tiny
 from tests.build import contents, scratch_model, section
 from tests.random_weights import moved

@@ -110,7 +110,8 @@ def run_all(scenario: str, architecture: str, top: Path) -> Path:
     run_training(params, data, scratch)
     texts, machine = data / "prepare/test", read_section(Machine, params)
     model = read_section(Model, params)
-    predict.run(decoding(params), model, machine, texts, data / "tokenize", data / "train", data / "predict")
+    trained, target, state = data / "train", data / "predict", scratch / "predict"
+    predict.run(decoding(params), model, machine, texts, data / "tokenize", trained, target, state)
     write_predictions(data / "predict_base/predictions.jsonl", [])
     evaluate.run(read_section(Evaluate, params), scenario, data, data / "metrics", data / "evaluate")
     return data
@@ -161,7 +162,8 @@ BASE_CASES = [*(("data_to_text", architecture) for architecture in ARCHITECTURES
 def test_the_model_before_training_predicts_for_the_same_questions(data: Path, tmp_path: Path) -> None:
     params = data.parent / "params.yaml"
     model, machine = read_section(Model, params), read_section(Machine, params)
-    predict_base.run(decoding(params), model, machine, 1, data / "prepare/test", data / "tokenize", tmp_path)
+    texts, state = data / "prepare/test", tmp_path / "state"
+    predict_base.run(decoding(params), model, machine, 1, texts, data / "tokenize", tmp_path, state)
     before, after = (list(read_predictions(folder / "predictions.jsonl")) for folder in (tmp_path, data / "predict"))
     assert [(own.id, own.references, own.reference_tokens) for own in before] == [
         (own.id, own.references, own.reference_tokens) for own in after

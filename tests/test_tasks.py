@@ -24,7 +24,7 @@ FOLDERS = (
     ".dvc/plots",
     "stages",
     "metrics",
-    *(f"data/raw/{name}" for name in ("models", "teacher", "sentence_encoder")),
+    *(f"data/raw/{name}" for name in ("models", "teacher", "sentence_encoder", "screen")),
 )
 
 

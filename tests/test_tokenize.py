@@ -346,7 +346,7 @@ def test_every_reference_is_tokenized_or_rejected(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_percentiles_are_those_of_numpys_inverted_cdf(lengths: list[int]) -> None:
     shares = {"median": 50, "p90": 90, "p95": 95, "p99": 99, "longest": 100}
     expected = {name: np.percentile(lengths, share, method="inverted_cdf") for name, share in shares.items()}

@@ -8,6 +8,7 @@ import torch
 
 from stages import train
 from stages.lib.core.files import read_json, write_json
+from stages.lib.models.cost import duration
 from stages.lib.params.fit import with_settings
 from stages.lib.records.tokenized_examples import write_label_ids
 from stages.lib.training.state import Curve
@@ -19,7 +20,7 @@ from tests.build import scratch_model
     ("seconds", "printed"), [(0.4, "0 s"), (90, "90 s"), (130, "2 min"), (7100, "118 min"), (9000, "2 h")]
 )
 def test_durations_have_a_unit_that_suits_them(seconds: float, printed: str) -> None:
-    assert train._duration(seconds) == printed
+    assert duration(seconds) == printed
 
 
 def test_a_batch_too_large_for_memory_is_reported_before_training(
