@@ -212,6 +212,7 @@ def test_the_folder_says_what_made_it_and_has_the_license_of_its_base(folder: Pa
     params_of("data_to_text", folder, model__folder="base")
     export(Path("model"))
     assert Path("model/NOTICE").read_text() == "Made from books.\n"
+    assert Path("model/model.safetensors").stat().st_mode == Path("model/config.json").stat().st_mode
     card = ModelCard.load("model/README.md")
     assert card.data.license == "apache-2.0"
     assert "base: apache-2.0; see NOTICE" in card.text

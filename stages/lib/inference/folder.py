@@ -48,6 +48,8 @@ def write_folder(settings: Settings, base: Model, trained: Path, card: Path, tar
             write_merged(base, trained, folder)
         else:
             shutil.copytree(trained / "model", folder)
+        for weights in folder.glob("*.safetensors"):  # which safetensors lets nobody else read, such as a server
+            shutil.copymode(folder / "config.json", weights)
         prompt = _write_ways_to_ask(settings, trained, folder)
         write_json(folder / SETTINGS, settings.as_json())
         write_text(folder / "README.md", _with_license(card.read_text("utf-8"), base, folder))
