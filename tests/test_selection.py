@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_the_loss_needs_no_scorer(tmp_path: Path) -> None:
     tokens = tiny.tokenizer()
-    assert make_scorer(tiny.settings(), tokens, [], tiny.dataset(tokens, tmp_path), 4) is None
+    assert make_scorer(tiny.settings(), tokens, [], tiny.dataset(tokens, tmp_path), None) is None
 
 
 @pytest.mark.parametrize(("examples", "expected"), [(12, 100 / 12), (3, 100 / 3), (200, 100 / 12)])
@@ -39,7 +39,7 @@ def test_texts_are_compared_with_their_references(
 ) -> None:
     tokens = tiny.tokenizer()
     settings = tiny.settings(metric_for_best_model="exact_match", generation_eval_examples=examples)
-    scorer = make_scorer(settings, tokens, [], tiny.dataset(tokens, tmp_path), 4)
+    scorer = make_scorer(settings, tokens, [], tiny.dataset(tokens, tmp_path), None)
     assert scorer is not None
     assert scorer(tiny.model(tokens)) == pytest.approx(expected)
     ((sources, room),) = asked
@@ -52,7 +52,9 @@ def test_all_targets_of_one_example_are_references_of_one_text(asked: list[Any],
     tokens = tiny.tokenizer()
     examples = [tiny.example(tokens, source)._replace(id="same") for source in tiny.FACTS[:2]]
     write_tokenized_examples(tmp_path, [examples])
-    scorer = make_scorer(tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), 4)
+    scorer = make_scorer(
+        tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), None
+    )
     assert scorer is not None
     assert scorer(tiny.model(tokens)) == 100
 
@@ -61,7 +63,9 @@ def test_the_last_answer_of_a_conversation_counts(asked: list[Any], tmp_path: Pa
     tokens = tiny.tokenizer()
     answer = tiny.example(tokens, tiny.FACTS[0]).target_ids
     write_tokenized_examples(tmp_path, [[TokenizedExample("talk", [5], [6, 7, 8, *answer], [1, 2], 0)]])
-    scorer = make_scorer(tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), 4)
+    scorer = make_scorer(
+        tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), None
+    )
     assert scorer is not None
     assert scorer(tiny.model(tokens)) == 100
     assert asked[0][0] == [[5, 6, 7, 8]]
@@ -73,7 +77,7 @@ def scores_in_turn(monkeypatch: pytest.MonkeyPatch, folder: Path, metric: str, t
     targets = [tokens(truth, add_special_tokens=False)["input_ids"] for truth in truths]
     rows = [TokenizedExample(str(n), [5, n], [*ids, tokens.eos_token_id], [], 0) for n, ids in enumerate(targets)]
     write_tokenized_examples(folder, [rows])
-    scorer = make_scorer(tiny.settings(metric_for_best_model=metric), tokens, [], TokenizedDataset(folder), 4)
+    scorer = make_scorer(tiny.settings(metric_for_best_model=metric), tokens, [], TokenizedDataset(folder), None)
     assert scorer is not None
     written = iter(texts)
 
@@ -125,7 +129,9 @@ def test_labels_are_chosen_not_generated(tmp_path: Path) -> None:
         TokenizedExample(str(n), tokens(tiny.FACTS[n])["input_ids"], labels[n % 2].target_ids, [], 0) for n in range(12)
     ]
     write_tokenized_examples(tmp_path, [rows])
-    scorer = make_scorer(tiny.settings(metric_for_best_model="accuracy"), tokens, labels, TokenizedDataset(tmp_path), 4)
+    scorer = make_scorer(
+        tiny.settings(metric_for_best_model="accuracy"), tokens, labels, TokenizedDataset(tmp_path), None
+    )
     assert scorer is not None
     network: Any = tiny.model(tokens)
     with torch.no_grad():  # it chooses blue after any source
@@ -141,7 +147,7 @@ def test_texts_are_no_longer_than_the_model_has_positions(asked: list[Any], tmp_
     write_tokenized_examples(
         tmp_path, [[TokenizedExample("a", [5] * 60, [7], [], 0), TokenizedExample("b", [5], target, [], 0)]]
     )
-    scorer = make_scorer(tiny.settings(metric_for_best_model="bleu"), tokens, [], TokenizedDataset(tmp_path), 4)
+    scorer = make_scorer(tiny.settings(metric_for_best_model="bleu"), tokens, [], TokenizedDataset(tmp_path), None)
     assert scorer is not None
     scorer(tiny.model(tokens))
     assert asked[0][1] == 5  # 64 positions, and the last token is never read

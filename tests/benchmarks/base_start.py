@@ -147,7 +147,7 @@ def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     scored = settings.model_copy(
         update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_EXAMPLES}
     )
-    scorer = make_scorer(scored, tokenizer, labels, validation, 64)
+    scorer = make_scorer(scored, tokenizer, labels, validation, None)
     assert scorer is not None
     return curve.validation, scorer(network.eval())
 

@@ -125,7 +125,7 @@ def trained(data: Callable[[], tuple[Candidates, TokenizedDataset]], task: str, 
     scorer = make_scorer(run, own.tokenizer, own.labels, own.validation, machine.generation_batch_tokens)
     with tempfile.TemporaryDirectory() as folder:
         curve = fit(network, own.train, own.validation, run, machine, Path(folder), task, scorer)
-    on_test = make_scorer(settings_of_trial(values, epochs, metric, len(test)), own.tokenizer, own.labels, test, 64)
+    on_test = make_scorer(settings_of_trial(values, epochs, metric, len(test)), own.tokenizer, own.labels, test, None)
     losses = list(example_losses(network, test, 16))
     loss = sum(loss for _, loss, _ in losses) / sum(tokens for _, _, tokens in losses)
     return {"curve": curve.scores or curve.validation, "test": loss if on_test is None else on_test(network)}

@@ -26,18 +26,17 @@ class SeenInTraining:
 
 
 def seen_in_training(predictions: Sequence[Prediction], train: Iterable[Question]) -> SeenInTraining:
-    sources = [own.source for own in predictions]
     answered = [own for own in predictions if own.references]
-    texts = MemorisedSpans([own.prediction for own in predictions], sources)
-    references = MemorisedSpans([own.references[0] for own in answered], [own.source for own in answered])
+    texts = [own.prediction for own in predictions] + [own.references[0] for own in answered]
+    # together, so that the training text is read once
+    memorised = MemorisedSpans(texts, [own.source for own in (*predictions, *answered)])
     near_duplicates = NearDuplicates(predictions)
     for some in in_batches(train, _characters, _MOST_QUESTIONS, _CHARACTERS):
-        targets = [(own.id, text) for own in some for text in own.references]
-        texts.read(targets)
-        references.read(targets)
+        memorised.read([(own.id, text) for own in some for text in own.references])
         near_duplicates.read(some)
-    with_spans = mean(map(bool, references.spans())) if answered else None
-    return SeenInTraining(texts.spans(), with_spans, near_duplicates.found())
+    spans = memorised.spans()
+    with_spans = mean(map(bool, spans[len(predictions) :])) if answered else None
+    return SeenInTraining(spans[: len(predictions)], with_spans, near_duplicates.found())
 
 
 def _characters(question: Question) -> int:
