@@ -1,9 +1,10 @@
 """Predictions and every stage's report -> scores, plots, tables and pages.
 
-Reads:  data/predict/ (predictions.jsonl, no_input.json, settings.json), data/predict_base/predictions.jsonl,
-        data/prepare/train/ (what training has seen) and labels.json, and report/ of the stages before.
+Reads:  data/predict/ (predictions.jsonl, validation.jsonl, no_input.json, settings.json),
+        data/predict_base/predictions.jsonl, data/prepare/train/ (what training has seen) and labels.json, and report/
+        of the stages before; where they are, general_text.jsonl of both predict stages and fluency.jsonl.
 Writes: for git, in metrics/: evaluate.json (the few scores that stand for the run; none if test has no answers),
-        scores.json (all, and how each was computed), <stage>.json, predictions.md (the worst and the best),
+        scores.json (all, and how each was computed), <stage>.json, predictions.md (labels, the worst and the best),
         {prepare,tokenize}.md (examples of the data), plots/*.csv, and plots/tune_hyperparameters/*.csv (tables of the
         search). For DVC, in data/evaluate/: scores.parquet (the scores of every example, for comparisons), report.html
         and README.md (the model card).
@@ -22,13 +23,17 @@ from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import UserError, launch
 from stages.lib.core.words import count_words
-from stages.lib.params.evaluate import Evaluate
+from stages.lib.params.evaluate import Evaluate, check_selective
 from stages.lib.records.examples import count_examples, read_examples, read_labels, some_questions
 from stages.lib.records.predictions import Prediction, read_predictions
+from stages.lib.records.text_losses import read_fluency, read_window_losses
+from stages.lib.reports.confidence import LABEL_HEADER, coverage_curve, label_figures, label_rows
 from stages.lib.reports.model_card import model_card
 from stages.lib.reports.pages import report_page
 from stages.lib.reports.search import read_search
 from stages.lib.reports.summary import full, lean, page_figures, rounded, terminal, told
+from stages.lib.scores.fluency import NOT_ASKED, FluencyScores, fluency_scores
+from stages.lib.scores.general_text import general_text
 from stages.lib.scores.labels import confusion
 from stages.lib.scores.results import MOST_TRAIN_EXAMPLES, NO_ANSWERS, Results, measure
 from stages.lib.scores.scored import scored, write_scored
@@ -55,13 +60,18 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
     )
     if not after:
         raise UserError(f"evaluate: no predictions in {source / 'predict'}: no example of the test split was tokenized")
+    of_validation = source / "predict/validation.jsonl"  # where it is asked for
+    validation = list(read_predictions(of_validation)) if of_validation.is_file() else []
+    check_selective(params, bool(validation))
     labels = read_labels(source / "prepare/labels.json")
     no_input = read_json(source / "predict/no_input.json")["prediction"]
     train = some_questions(source / "prepare/train", MOST_TRAIN_EXAMPLES)
     seen = _seen(after, source / "prepare/train") if params.seen_in_training else None
-    results = measure(after, before, train, labels, no_input, params, seen)
     reports = _reports(source)
     about = {"task": scenario, **_settings(reports, source / "predict")}
+    losses = (list(read_window_losses(source / stage / "general_text.jsonl")) for stage in ("predict", "predict_base"))
+    fluent, general = _fluency(source / "predict/fluency.jsonl", about), general_text(*losses)
+    results = measure(after, before, train, labels, no_input, params, seen, fluent, general, validation)
     stats = {stage: read_json(report / "stats.json") for stage, report in reports.items()}
     write_json(target / "evaluate.json", lean(results, about))
     write_json(target / "scores.json", full(results, about))
@@ -86,6 +96,15 @@ def run(params: Evaluate, scenario: str, source: Path, target: Path, pages: Path
 def _seen(predictions: Sequence[Prediction], train: Path) -> SeenInTraining:
     bar = tqdm(read_examples(train), "evaluate train", count_examples(train), delay=_SHOWN_AFTER, unit=" examples")
     return seen_in_training(predictions, (question for example in bar for question in example.questions()))
+
+
+def _fluency(path: Path, about: Mapping[str, Any]) -> FluencyScores:
+    losses = list(read_fluency(path))
+    if not losses:
+        return NOT_ASKED
+    settings = about["params"]["predict"]
+    is_base = settings["fluency_model"] == "base"
+    return fluency_scores(losses, about["model"] if is_base else Path(settings["fluency_model_folder"]).name)
 
 
 def _reports(source: Path) -> dict[str, Path]:
@@ -118,6 +137,10 @@ def _write_plots(folder: Path, results: Results, labels: Sequence[str], curve: M
     lengths = [(count_words(own.references[0]), count_words(own.prediction)) for own in shown]
     write_csv(folder / "lengths.csv", ("reference_words", "prediction_words"), lengths)
     write_csv(folder / "confusion.csv", ("actual", "predicted"), confusion(answered) if labels else ())
+    trusted = results.confidence
+    bins = [(round(own.probability, 4), round(own.right, 4)) for own in (trusted.bins if trusted else ())]
+    write_csv(folder / "reliability.csv", ("probability", "right"), bins)
+    write_csv(folder / "selective.csv", ("coverage", "accuracy"), coverage_curve(results))
     write_csv(folder / "breakdowns.csv", ("part", "score"), _parts(results))
 
 
@@ -142,6 +165,8 @@ def _write_table(path: Path, worst_first: Sequence[Mapping[str, Any]], results: 
         write_page(path, "Predictions", [sentence, first, *_flagged(worst_first, shown)])
         return
     ranking, sections = results.ranking, []
+    if results.labels:
+        sections.append(table("Labels, the worst first", LABEL_HEADER, label_rows(label_figures(results))))
     for title, entries in (("Worst", worst_first[:shown]), ("Best", worst_first[::-1][:shown])):
         rows = [
             (", ".join(e["faults"]), f"{e['rank']:.1f}", e["source"], e["prediction"], e["references"][0])

@@ -2,11 +2,11 @@
 
 Reads:  the raw files of the scenario, in `prepare.folder`, or a data set on the hub.
 Writes: data/prepare/{train,validation,test}/ (shards), labels.json (the words that a target can be; none for free text)
-        and report/: stats.json (rows read = rows kept + rejected + not drawn from `mix`, and the same of lines),
-        settings.json, rejected.jsonl (rows that are not used: file, line, reason, the row) and preview.md (some rows of
-        each split, and some rejected ones).
+        and report/: stats.json (rows read = rows kept + rejected + unused by `train_share` + not drawn from `mix`, and
+        the same of lines), settings.json, rejected.jsonl (rows that are not used: file, line, reason, the row) and
+        preview.md (some rows of each split, and some rejected ones).
 Random: nothing. The split of a row depends only on its content and `prepare.seed`; with `split.by: stratum` and `order`
-        on the other rows too. The rows of `mix` are drawn by a hash of both.
+        on the other rows too. The rows of `mix` are drawn by a hash of both, those of `train_share` by one of content.
 """
 
 import json
@@ -93,12 +93,13 @@ def run(params: Prepare, workers: int | None, source: Path, target: Path) -> Non
         shutil.rmtree(cleaned)
     examples = ", ".join(f"{counts[split]['examples']:,} {split}" for split in SPLITS)
     unread = f"; fields that nothing reads: {', '.join(sorted(stats.unread_fields))}" if stats.unread_fields else ""
+    unused = f", {summary['rows_unused']:,} unused by train_share" if "rows_unused" in summary else ""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in stats.rejected.most_common(3))
     for name, figures in summary["mixed"].items():
         print(f"prepare: mix -> {name}: {_drawn(figures)}, spread over train")
     print(
         f"prepare: {summary['rows_read']:,} rows -> examples: {examples}; {summary['rows_rejected']:,} rows rejected"
-        f"{f' ({reasons})' if reasons else ''}{unread}"
+        f"{f' ({reasons})' if reasons else ''}{unused}{unread}"
     )
 
 
@@ -149,6 +150,7 @@ def _decide(database: RowDatabase) -> None:
     database.drop_leaks()
     database.drop_beginnings()
     database.drop_near_duplicates()
+    database.draw_share()
     database.draw_mixed()
 
 
@@ -167,6 +169,7 @@ def _summary(stats: Stats, database: RowDatabase, counts: dict[Split, dict[str, 
         "rows_read": stats.read.total(),
         "rows_rejected": stats.rejected.total(),
         "rows_kept": database.rows_kept(),
+        **({"rows_unused": unused} if (unused := database.rows_unused()) else {}),
         "rows_read_for": stats.read,
         "lines": _lines(stats, database),
         "rejected": stats.rejected,
@@ -218,7 +221,7 @@ def _check(
     if not lines and (empty := [split for split in SPLITS if not counts[split]["examples"]]):
         lines.append(
             f"prepare: no examples for {', '.join(empty)} among {read:,} rows; {stats.rejected.total():,} of them were "
-            f"rejected; see the files and fractions of the splits in params.yaml -> prepare, and "
+            f"rejected; see the files and fractions of the splits and train_share in params.yaml -> prepare, and "
             f"{target / 'report/rejected.jsonl'}"
         )
         causes = list(stats.rejected)

@@ -1,8 +1,9 @@
 """Examples -> token ids; the only place where text becomes ids.
 
 Reads:  data/prepare/{train,validation,test}/ and labels.json; the tokenizer of a checkpoint, if there is one.
-Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), tokenizer/, label_ids.json (each label as
-        the ids of a target), no_input.json (the prompt without a source, which shows what a model knows without it) and
+Writes: data/tokenize/{train,validation,test}/ (shards of tokenized examples), validation_answers/ (validation with each
+        answer of a conversation apart, as predictions need it), tokenizer/, label_ids.json (each label as the ids of a
+        target), no_input.json (the prompt without a source, which shows what a model knows without it) and
         report/: stats.json, settings.json, rejected.jsonl (what is not used, and why) and preview.md (some examples,
         token by token). The same for each of `model.alternatives`: alternatives/NAME/ (what training reads),
         alternatives_test/NAME/ (what predictions read) and report/alternatives/NAME/.
@@ -149,6 +150,8 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
                 batches = packed(batches, params.max_target_tokens, params.overlap_tokens)
             folder = (prediction if split == "test" else training) / split
             write_tokenized_examples(folder, _counted(batches, stats, params.shown_examples))
+    answers = Encoder(tokenizer, params, family, labels, answers_apart=True)
+    _write_answers(answers, source / "validation", training / "validation", prediction / "validation_answers")
     seconds = time.monotonic() - start
     for folder in dict.fromkeys((training, prediction)):
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -163,6 +166,18 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
     write_page(report / "preview.md", "Data, as tokenized", _preview(by_split, tokenizer))
     for line in (_conclusion(by_split, len(tokenizer), seconds), *_remarks(by_split.values())):
         print(f"{title}: {line}")
+
+
+def _write_answers(encoder: Encoder, examples: Path, whole: Path, target: Path) -> None:
+    """The tokenized examples of a split with each answer apart; `whole` has them as training reads them. What is wrong
+    with texts has been told of these."""
+    if any(example.turns for example in islice(read_examples(examples), 1)):
+        batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
+        encoded = (encoder.fitted(encoder.ids(batch)) for batch in batches)
+        write_tokenized_examples(target, ([own for each in batch for own in each.tokenized] for batch in encoded))
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(whole, target)
 
 
 def _check_use(params: Tokenize, family: Family, train: Path) -> None:

@@ -191,7 +191,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(PROJECT / "dvc.yaml", folder)
     (folder / "stages").symlink_to(PROJECT / "stages")
     raw = folder / "data/raw"
-    for name in ("base", "teacher", "models"):
+    for name in ("base", "teacher", "models", "general_text", "fluency_model"):
         (raw / name).mkdir(parents=True)
     header, *rows = (PROJECT / "data/raw/data_to_text/places.csv").read_text().splitlines(keepends=True)
     (raw / "data_to_text").mkdir()

@@ -40,6 +40,21 @@ def test_no_old_name_stands_in_the_real_file() -> None:
     assert list(renamed(YAML(typ="safe", pure=True).load(PROJECT / "params.yaml"))) == []
 
 
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_a_threshold_that_validation_does_not_choose_is_reported_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_validation: bool
+) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    params = params_of("data_to_text", tmp_path)
+    values = yaml.load(params)
+    scenario = values["scenarios"]["data_to_text"]
+    scenario["evaluate"] |= {"metrics": ["exact_match"], "selective_accuracy": 90}
+    scenario["predict"]["validation"] = has_validation
+    yaml.dump(values, params)
+    found = [line for line in lines_of(tmp_path, monkeypatch) if "selective_accuracy" in line]
+    assert bool(found) != has_validation
+
+
 def test_all_that_sections_contradict_each_other_in_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +76,16 @@ def test_all_that_sections_contradict_each_other_in_is_reported_at_once(
 
 def lines_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is wrong with the params.yaml of a folder, in which there are all files that it names."""
-    for name in ("data_to_text", "base", "models", "teacher", "sentence_encoder", "screen"):
+    for name in (
+        "data_to_text",
+        "base",
+        "models",
+        "teacher",
+        "sentence_encoder",
+        "screen",
+        "general_text",
+        "fluency_model",
+    ):
         (folder / "data/raw" / name).mkdir(parents=True, exist_ok=True)
     if not (table := folder / "data/raw/data_to_text/places.csv").exists():
         table.write_text("facts,text\n")
@@ -99,6 +123,19 @@ def test_what_the_search_may_find_must_fit_the_machine(
     params_of("data_to_text", tmp_path, machine__sharded=True, machine__train_processes=2, **edits)
     lines = lines_of(tmp_path, monkeypatch)
     assert [line.partition(" -> sharded: ")[2].partition(";")[0] for line in lines] == found
+
+
+def test_a_form_that_texts_can_not_have_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = YAML(typ="safe", pure=True).load(PROJECT / "params.yaml")["scenarios"]["data_to_text"]
+    scenario["predict"] |= {"json_schema": {"type": "objct"}, "choices": None}
+    params_of("data_to_text", tmp_path, scenarios__data_to_text=scenario)
+    (line,) = lines_of(tmp_path, monkeypatch)
+    assert line == "params.yaml: scenarios -> data_to_text -> predict -> json_schema: Invalid type: objct"
+    scenario["predict"] |= {"json_schema": None, "choices": ["a"]}
+    scenario["prepare"] |= {"labels": {"a": "a", "b": "b"}}
+    params_of("data_to_text", tmp_path, scenarios__data_to_text=scenario)
+    (line,) = lines_of(tmp_path, monkeypatch)
+    assert "-> predict -> choices: this scenario chooses among its labels (prepare -> labels); write null" in line
 
 
 def test_models_among_which_the_search_chooses_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ STATS: dict[str, dict[str, Any]] = {
     "train": {"steps": 10, "validation_loss": {"best": 1.5}},
 }
 SETTINGS = {"model": "some/model", "alternative": None, "base_model": None, "class": "causal", "learning_rate": 0.001}
+PREDICT = {"strategy": "greedy", "max_new_tokens": 9}
 TRAIN = [Example("1", "an old mill", ["the old mill is shut"]), Example("2", "a place", ["a quiet place"])]
 TEXT_SCORES = {"bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum"}
 
@@ -60,6 +61,7 @@ def evaluate(
     no_input: str | None = None,
     train: Sequence[Example] = TRAIN,
     stats: Mapping[str, Any] = STATS,
+    predict: Mapping[str, Any] = PREDICT,
     **overrides: Any,
 ) -> Path:
     """Runs the stage on data/ as the stages before write it. Returns the folder of metrics."""
@@ -80,7 +82,7 @@ def evaluate(
     write_json(data / "train/report/settings.json", SETTINGS)
     write_json(data / "prepare/report/settings.json", {"source": "{facts}", "messages": None, "labels": None})
     write_json(data / "tokenize/report/settings.json", {"prompt": "{source}", "as_chat": False})
-    write_json(data / "predict/settings.json", {"strategy": "greedy", "max_new_tokens": 9})
+    write_json(data / "predict/settings.json", predict)
     params = section(Evaluate, **{"shown_predictions": 2, **overrides})
     run(params, "task", source=data, target=folder / "metrics", pages=data / "evaluate")
     return folder / "metrics"
@@ -123,6 +125,8 @@ def test_exactly_the_declared_files_are_written(tmp_path: Path) -> None:
         "plots/validation_loss.csv",
         "plots/lengths.csv",
         "plots/confusion.csv",
+        "plots/reliability.csv",
+        "plots/selective.csv",
         *(f"plots/tune_hyperparameters/{name}.csv" for name in SEARCH),
         "plots/breakdowns.csv",
     }

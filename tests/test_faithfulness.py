@@ -39,6 +39,15 @@ def test_facts_in_other_words_are_told() -> None:
     assert (checked.slots, checked.errors) == (6, 0)
 
 
+def test_the_words_that_tell_a_fact_are_found() -> None:
+    places = of_the_sample().places(FACTS, TEXT)
+    told = {field: [TEXT[start:end] for start, end in own] for field, own in places.items()}
+    assert told["name"] == ["The Tin Spoon"]
+    assert told["near"] == ["Swan Pond"]
+    assert any("dogs away" in words for words in told["dogs"])
+    assert told.keys() == {fact.partition(":")[0] for fact in FACTS.split("; ")}
+
+
 def test_a_fact_left_out_is_missing() -> None:
     assert check(TEXT.replace(" not far from Swan Pond", "")).missing == ["near: Swan Pond"]
     assert check(TEXT.replace(", charges little", "")).missing == ["price: cheap"]

@@ -1,6 +1,7 @@
 """The tool that lets a model answer: rows of a file, questions of a person, and the model of another revision."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,8 @@ def test_each_row_is_answered_as_by_predict(
     written = list(read_jsonl(Path("out.jsonl")))
     assert [(own["source"], own["prediction"]) for own in written] == [(p.source, p.prediction) for p in predictions]
     assert [own["finish_reason"] for own in written] == [own.finish_reason for own in predictions]
+    wanted = [math.exp((own.confidence or 0.0) * own.prediction_tokens) for own in predictions]
+    assert [own["probability"] for own in written] == pytest.approx(wanted, rel=0.01)
     assert {path.name for path in folder.iterdir()} == {"model", name, "out.jsonl"}
 
 
@@ -185,6 +188,24 @@ def test_a_label_has_a_probability(
     assert all(0.5 <= own["probability"] <= 1 for own in written)
     run(monkeypatch, said=f"{predictions[0].source}\n")
     assert capsys.readouterr().out.splitlines()[-1] == f"{written[0]['prediction']}  {written[0]['probability']:.3f}"
+
+
+@pytest.mark.parametrize("form", [{"choices": ["cup", "a door"]}, {"json_schema": {"enum": ["cup", "a door"]}}])
+def test_texts_have_the_form_of_predict(
+    form: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which `generate` of transformers does not know."""
+    monkeypatch.chdir(tmp_path)
+    predictions = untrained_run(tmp_path, asked(3), "gpt2", max_new_tokens=30, **form)
+    export(Path("model"))
+    write_rows(Path("rows.jsonl"), rows_of(predictions))
+    run(monkeypatch, "model", "--input", "rows.jsonl", "--output", "out.jsonl")
+    written = [own["prediction"] for own in read_jsonl(Path("out.jsonl"))]
+    assert written == [own.prediction for own in predictions]
+    assert set(written) <= ({"cup", "a door"} if "choices" in form else {'"cup"', '"a door"'})
+    capsys.readouterr()
+    run(monkeypatch, "model", said=f"{predictions[0].source}\n")
+    assert capsys.readouterr().out.strip() == predictions[0].prediction
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])

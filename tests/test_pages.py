@@ -95,6 +95,19 @@ def report_figures(predictions: int = 120) -> Figures:
         },
         "diagnostics": {"empty": score(0.0, 0.0, "lower")},
         "properties": {"distinct_1": 0.09},
+        "labels": [
+            {"label": label, "support": 30, "predicted": 40, "right": 20, "f1": 57.1, "precision": 50.0, "recall": 66.7}
+            | {f"{name}_{end}": 40.0 for name in ("precision", "recall") for end in ("low", "high")}
+            for label in (HOSTILE, "pub")
+        ],
+        "confidence": {
+            "reliability": [
+                {"probability": share, "right": share - 0.1, "low": 0.1, "high": 0.9, "examples": 60}
+                for share in (0.4, 0.9)
+            ]
+        },
+        "coverage_curve": [[50.0, 95.0], [100.0, 90.0]],
+        "chrf_correlations": {"fluency_bits_per_byte": {"rho": 0.2, "low": 0.1, "high": 0.3, "says": "something else"}},
         "headline": ["bleu", "slot_error"],
         "goals": {"bleu": {"goal": 45, "verdict": "undecided", "needs": 900}},
         "notes": ["bleu is below its floor"],
@@ -313,12 +326,17 @@ def test_a_run_without_what_is_optional_has_a_page() -> None:
         "properties": {},
         "goals": {},
         "notes": [],
+        "labels": [],
+        "confidence": {},
+        "coverage_curve": [],
         "breakdowns": [],
         "tune_hyperparameters": {"trials": 0},
         "search": {"trials": [], "history": [], "importances": [], "confirmed": [], "notes": []},
     }
     figures |= {"curve": {"training": [], "validation": []}, "tokenize": {}, "train": {}, "params": {}}
-    assert not {"Breakdowns", "Tuning"} & set(re.findall(r"<h2[^>]*>([^<]+)<", report_page(figures)))
+    assert not {"Breakdowns", "Tuning", "Labels and confidence"} & set(
+        re.findall(r"<h2[^>]*>([^<]+)<", report_page(figures))
+    )
     assert "searched" not in model_card(figures | {"params": report_figures()["params"]})
 
 

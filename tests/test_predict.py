@@ -117,6 +117,47 @@ def recorded(compute: Callable[..., Any], counts: list[int]) -> Callable[..., An
     return work
 
 
+def of_both_splits(folder: Path, test: Sequence[str], validation: Sequence[str]) -> dict[str, list[Prediction]]:
+    """Predictions for facts, in small batches."""
+    tokens = tiny.tokenizer()
+    tokens.save_pretrained(folder / "model")
+    tiny.model(tokens).save_pretrained(folder / "model")
+    for texts, ids, facts in (("texts", "test", test), ("other", "validation_answers", validation)):
+        write_examples(folder / texts, [Example(fact, fact, [tiny.text(fact)]) for fact in facts])
+        write_tokenized_examples(folder / "ids" / ids, [[tiny.example(tokens, fact) for fact in facts]])
+    write_label_ids(folder / "ids/label_ids.json", [])
+    write_json(folder / "ids/no_input.json", {"source_ids": None})
+    params, model = section(Predict, strategy="sample"), scratch_model(tiny.ARCHITECTURE)
+    machine = section(Machine, generation_batch_tokens=SMALL // 2)
+    paths = {"texts": folder / "texts", "ids": folder / "ids", "trained": folder, "validation": folder / "other"}
+    out = {"target": folder / "out", "folder": folder / "state"}
+    predict.run(params, model, machine, **paths, **out)
+    return {name: list(read_predictions(folder / f"out/{name}.jsonl")) for name in ("predictions", "validation")}
+
+
+def test_validation_is_predicted_as_test_is_also_after_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, others = tiny.FACTS[:5], tiny.FACTS[5:]
+    first, second = of_both_splits(tmp_path / "1", some, others), of_both_splits(tmp_path / "2", others, some)
+    for one, other in ((first, second), (second, first)):
+        assert [own.id for own in one["validation"]] == [own.id for own in other["predictions"]]
+        assert [(own.prediction, own.confidence, own.references) for own in one["validation"]] == [
+            (own.prediction, own.confidence, own.references) for own in other["predictions"]
+        ]
+        assert {own.reference_tokens for own in one["validation"]} == {0}
+    done = list[int]()
+    monkeypatch.setattr(Decoder, "decode", dying(Decoder.decode, done))
+    kills = 0
+    while True:
+        done.clear()
+        try:
+            assert of_both_splits(tmp_path / "killed", some, others) == first
+            break
+        except Killed:
+            kills += 1
+            assert not (tmp_path / "killed/out").exists()
+    assert kills > 2
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "t5"])
 def test_two_processes_predict_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     alone = of_all_facts(tmp_path / "alone", architecture)
@@ -152,6 +193,7 @@ def test_a_prediction_has_the_mean_log_probability_of_its_tokens(tmp_path: Path)
     texts = decode(tiny.model(tokens), tokens, prompts, section(Predict), None, None)
     for own, text in zip(found, texts, strict=True):
         assert own.confidence == pytest.approx(text.log_probability / text.tokens, abs=1e-4)
+        assert own.prediction_tokens == text.tokens
 
 
 def test_bfloat16_gives_the_same_losses_except_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

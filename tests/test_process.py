@@ -70,6 +70,8 @@ def test_all_missing_files_are_named_before_the_work_starts(tmp_path: Path, monk
         "params.yaml: no folder data/raw/base",
         "params.yaml: no folder data/raw/models",
         "params.yaml: no folder data/raw/teacher",
+        "params.yaml: no folder data/raw/general_text",
+        "params.yaml: no folder data/raw/fluency_model",
         "params.yaml: no folder data/raw/sentence_encoder",
         "params.yaml: no folder data/raw/screen",
         "data/raw/data_to_text/train.csv: no such file",
@@ -88,6 +90,6 @@ def test_aligned_files_folders_and_globs_are_accepted(tmp_path: Path, monkeypatc
         path = tmp_path / "data/raw/data_to_text" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
-    for folder in ("base", "models", "teacher", "sentence_encoder", "screen"):
+    for folder in ("base", "models", "teacher", "general_text", "fluency_model", "sentence_encoder", "screen"):
         (tmp_path / "data/raw" / folder).mkdir()
     check_params.main()

@@ -31,6 +31,7 @@ USUAL: dict[str, Any] = {
     "lengths": {name: NO_BOUNDS for name in ("source_characters", "source_words", "target_characters", "target_words")},
     "duplicates": {"compare": "pair", "in_train": "drop", "near": None},
     "limits": {"max_rejected_fraction": 0.5, "max_duplicate_fraction": 0.5, "max_leak_fraction": 0.5},
+    "train_share": 1.0,
     "shown_examples": 5,
     "seed": 1,
 }

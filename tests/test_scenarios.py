@@ -111,7 +111,8 @@ def run_all(scenario: str, architecture: str, top: Path) -> Path:
     texts, machine = data / "prepare/test", read_section(Machine, params)
     model = read_section(Model, params)
     trained, target, state = data / "train", data / "predict", scratch / "predict"
-    predict.run(decoding(params), model, machine, texts, data / "tokenize", trained, target, state)
+    validation = data / "prepare/validation" if decoding(params).validation else None
+    predict.run(decoding(params), model, machine, texts, data / "tokenize", trained, target, state, validation)
     write_predictions(data / "predict_base/predictions.jsonl", [])
     evaluate.run(read_section(Evaluate, params), scenario, data, data / "metrics", data / "evaluate")
     return data
@@ -133,6 +134,16 @@ def test_all_stages_run_and_the_metrics_of_the_scenario_are_computed(data: Path)
     assert set(scores) >= named | (set() if has_labels else {"perplexity", "bits_per_byte"})
     assert ("perplexity" in scores) != has_labels
     assert all(math.isfinite(scores[name]["score"]) for name in named)
+
+
+@every_case
+def test_predictions_that_are_right_or_wrong_are_compared_with_their_probabilities(data: Path) -> None:
+    found = read_json(data / "metrics/scores.json")
+    scenario = SCENARIOS[scenario_of(data)]
+    is_judged = bool({"accuracy", "exact_match"} & set(scenario["evaluate"]["metrics"]))
+    assert ("ece" in found["scores"]) == bool(found["confidence"]) == is_judged
+    assert bool(found["labels"]) == bool(scenario["prepare"].get("labels"))
+    assert ("scaled" in found["confidence"]) == bool(scenario["predict"].get("validation"))
 
 
 @every_case

@@ -24,7 +24,10 @@ FOLDERS = (
     ".dvc/plots",
     "stages",
     "metrics",
-    *(f"data/raw/{name}" for name in ("models", "teacher", "sentence_encoder", "screen")),
+    *(
+        f"data/raw/{name}"
+        for name in ("models", "teacher", "general_text", "fluency_model", "sentence_encoder", "screen")
+    ),
 )
 
 

@@ -231,7 +231,7 @@ def test_a_day_in_a_teams_life_is_twelve_commands_at_most(project: Path, tmp_pat
     raw = project / "data/raw/data_to_text"
     raw.mkdir()
     (raw / "places.csv").write_text("facts,text\na,b\n")
-    for name in ("base", "models", "teacher", "sentence_encoder", "screen"):
+    for name in ("base", "models", "teacher", "general_text", "fluency_model", "sentence_encoder", "screen"):
         (project / "data/raw" / name).mkdir()
         (project / "data/raw" / name / "README.md").touch()
     for name in ("params.yaml", "Makefile"):

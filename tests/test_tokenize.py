@@ -160,6 +160,17 @@ def test_every_reference_makes_a_tokenized_example(tmp_path: Path) -> None:
     assert tokenized.stats["test"]["tokenized_examples"] == 5
 
 
+def test_for_predictions_each_answer_of_validation_is_apart_as_in_test(tmp_path: Path) -> None:
+    turns = [Turn("user", "Hello"), Turn("assistant", "Hi."), Turn("user", "How?"), Turn("assistant", "Well.")]
+    talks = [Example(f"talk{number}", "", ["Hi.", "Well."], turns) for number in range(3)]
+    tokenized = tokenize(tmp_path, {split: talks for split in SPLITS})
+    apart = list(TokenizedDataset(tmp_path / "out/validation_answers"))
+    assert apart == tokenized.examples["test"] != tokenized.examples["validation"]
+    assert [own.id for own in apart[:2]] == ["talk0-1", "talk0-2"]
+    tokenize(tmp_path, PLACES)
+    assert contents(tmp_path / "out/validation_answers") == contents(tmp_path / "out/validation")
+
+
 def test_only_frequent_words_of_train_are_single_tokens(tmp_path: Path) -> None:
     tokenizer = tokenize(tmp_path, {**PLACES, "test": examples("zeppelin", 50)}).tokenizer
     lengths = {word: len(tokenizer.tokenize(f" {word}")) for word in ("lighthouse", "harbour", "zeppelin")}
@@ -461,7 +472,7 @@ def test_two_runs_write_the_same_bytes_even_in_another_process(tmp_path: Path) -
     one = contents(tmp_path / "one/out")
     reports = {f"report/{name}" for name in ("rejected.jsonl", "settings.json", "stats.json", "preview.md")}
     alternatives = {"alternatives", "alternatives_test"}
-    outs = {*SPLITS, "tokenizer", "label_ids.json", "no_input.json", *alternatives, *reports}
+    outs = {*SPLITS, "validation_answers", "tokenizer", "label_ids.json", "no_input.json", *alternatives, *reports}
     assert {name if name in reports else name.partition("/")[0] for name in one} == outs
     for again in ("two", "three"):
         assert one == contents(tmp_path / again / "out")

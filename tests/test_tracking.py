@@ -22,7 +22,8 @@ def git(folder: Path, *arguments: str) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
-    for name in ("data_to_text", "base", "models", "teacher", "sentence_encoder", "screen"):
+    models = ("base", "models", "teacher", "fluency_model", "sentence_encoder")
+    for name in ("data_to_text", "general_text", "screen", *models):
         (folder / "data/raw" / name).mkdir(parents=True)
     params_of("data_to_text", folder)
     git(folder, "init", "-q")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import pytest
 import torch
@@ -29,6 +29,12 @@ class TokensPrompt(TypedDict):
 
 
 @dataclass
+class StructuredOutputsParams:
+    json: str | dict[str, Any] | None = None
+    choice: list[str] | None = None
+
+
+@dataclass
 class SamplingParams:
     n: int = 1
     repetition_penalty: float = 1.0
@@ -43,6 +49,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     logit_bias: dict[int, float] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
 
 @dataclass
@@ -61,6 +68,7 @@ class RequestOutput:
 
 class LLM:
     started = 0
+    forms: ClassVar[list[StructuredOutputsParams | None]] = []
 
     def __init__(
         self, model: str, *, dtype: str = "auto", tensor_parallel_size: int = 1, seed: int | None = None
@@ -78,6 +86,7 @@ class LLM:
     def written(self, prompt: TokensPrompt, params: SamplingParams) -> RequestOutput:
         assert params.temperature == 0
         assert params.logprobs == 0
+        LLM.forms.append(params.structured_outputs)
         source = torch.tensor([prompt["prompt_token_ids"]])
         written = self.network.generate(
             input_ids=source,
@@ -96,12 +105,14 @@ class LLM:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub, inputs = ModuleType("vllm"), ModuleType("vllm.inputs")
+    stub, inputs, sampling = map(ModuleType, ("vllm", "vllm.inputs", "vllm.sampling_params"))
     stub.__dict__.update(LLM=LLM, SamplingParams=SamplingParams, __spec__=ModuleSpec("vllm", None))
     inputs.__dict__.update(TokensPrompt=TokensPrompt)
-    monkeypatch.setitem(sys.modules, "vllm", stub)
-    monkeypatch.setitem(sys.modules, "vllm.inputs", inputs)
+    sampling.__dict__.update(StructuredOutputsParams=StructuredOutputsParams)
+    for module in (stub, inputs, sampling):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(LLM, "started", 0)
+    monkeypatch.setattr(LLM, "forms", [])
 
 
 @pytest.mark.usefixtures("vllm")
@@ -139,6 +150,22 @@ def test_a_stage_decodes_with_it(tmp_path: Path) -> None:
     assert [replace(own, confidence=None) for own in found] == [replace(own, confidence=None) for own in expected]
     assert predictions(tmp_path / "vllm", tokens, examples, rows, engine="vllm") == found
     assert LLM.started == 1, "all texts were there"
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        ({"choices": ["a", "b"]}, StructuredOutputsParams(choice=["a", "b"])),
+        ({"json_schema": {"type": "object"}}, StructuredOutputsParams(json={"type": "object"})),
+        ({}, None),
+    ],
+)
+def test_it_is_told_the_form_of_texts(settings: dict[str, Any], form: StructuredOutputsParams | None) -> None:
+    tokens = tiny.tokenizer()
+    prompts = [Prompt(tiny.example(tokens, tiny.FACTS[0]).source_ids, "0")]
+    VllmDecoder(tiny.model(tokens), tokens, prompts, section(Predict, **settings)).decode([0])
+    assert LLM.forms == [form]
 
 
 @pytest.mark.usefixtures("vllm")

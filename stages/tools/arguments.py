@@ -1,6 +1,6 @@
 """The command line of a tool."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 
 
 def parser_of(tool: str, documentation: str | None) -> ArgumentParser:
@@ -12,3 +12,10 @@ def parser_of(tool: str, documentation: str | None) -> ArgumentParser:
         epilog=rest,
         formatter_class=RawDescriptionHelpFormatter,
     )
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a number of things, 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"`{text}` is no number from 1 on")
+    return int(text)

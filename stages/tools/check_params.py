@@ -17,10 +17,11 @@ from stages.lib.core.params import PARAMS, read_scenario, read_section, read_yam
 from stages.lib.core.process import UserError, first_line, launch
 from stages.lib.ingest.readers import check_first_rows, origins, raw_files
 from stages.lib.ingest.tracking import untracked
-from stages.lib.params.evaluate import Evaluate
+from stages.lib.params.evaluate import Evaluate, check_selective
 from stages.lib.params.fit import Fit, check_class_weights
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import OWN, Model
+from stages.lib.params.model import OWN, Model, mistakes_of
+from stages.lib.params.predict import Predict, check_form
 from stages.lib.params.prepare import Prepare
 from stages.lib.params.train import Train, check_together
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
@@ -92,19 +93,23 @@ def _check() -> None:
         raise UserError(lines)
     prepare, model, evaluate = read_section(Prepare), read_section(Model), read_section(Evaluate)
     train = read_section(Train)
-    teacher, others = train.teacher_folder, model.alternatives_folder
-    raw = Path(prepare.folder) / read_scenario()
+    predict, raw = read_section(Predict), Path(prepare.folder) / read_scenario()
+    hashed = {
+        "model -> folder": model.folder,
+        "model -> alternatives_folder": model.alternatives_folder,
+        "train -> teacher_folder": train.teacher_folder,
+        "predict -> general_text_folder": predict.general_text_folder,
+        "predict -> fluency_model_folder": predict.fluency_model_folder,
+        "evaluate -> sentence_encoder_folder": evaluate.sentence_encoder_folder,
+        "evaluate -> screen_folder": evaluate.screen_folder,
+    }
     folders = {
         f"{raw}, the files of the scenario (prepare -> folder)": raw,
-        f"{model.folder} (model -> folder; DVC hashes it even when it is not read)": Path(model.folder),
-        f"{others} (model -> alternatives_folder; DVC hashes it even when it is not read)": Path(others),
+        **{
+            f"{folder} ({place}; DVC hashes it even when it is not read)": Path(folder)
+            for place, folder in hashed.items()
+        },
         **dict(_checkpoint_folders(model)),
-        f"{teacher} (train -> teacher_folder; DVC hashes it even when it is not read)": Path(teacher),
-        f"{evaluate.sentence_encoder_folder} (evaluate -> sentence_encoder_folder; DVC hashes it even when it is not "
-        f"read)": Path(evaluate.sentence_encoder_folder),
-        f"{evaluate.screen_folder} (evaluate -> screen_folder; DVC hashes it even when it is not read)": Path(
-            evaluate.screen_folder
-        ),
     }
     missing = [name for name, folder in folders.items() if not (folder.is_dir() or pointers(folder))]
     lines = [f"{PARAMS}: no folder {name}" for name in missing]
@@ -112,14 +117,19 @@ def _check() -> None:
     fit, labels = read_section(Fit), prepare.labels or {}
     machine, tuned = read_section(Machine), read_section(TuneHyperparameters)
     lines += _lines(lambda: check_together(fit, machine))
+    lines += _lines(lambda: check_selective(evaluate, predict.validation))
     if tuned.trials:
         lines += _lines(lambda: Space(tuned, fit, list(model.candidates())))
         lines += _lines(lambda: _check_what_is_found(tuned, fit, machine))
     lines = list(dict.fromkeys(lines))
     lines += _lines(lambda: check_class_weights(fit, list(labels.values())))
+    scenario = f"{PARAMS}: scenarios -> {read_scenario()}"
+    lines += [f"{scenario} -> {line}" for line in _lines(lambda: check_form(predict, bool(labels)))]
     if raw.is_dir() and not changed:
         lines += _lines(lambda: _check_files(prepare, raw))
     lines += too_large_for_git(folders.values())
+    if not (missing or changed) and (predict.general_text or predict.fluency_model):
+        lines += _unusable_for_plain_texts(predict, model, labels)
     lines += _unavailable(list(_hub_models(model, train, evaluate)))
     if lines:
         raise UserError(lines)
@@ -152,6 +162,16 @@ def _check_files(prepare: Prepare, raw: Path) -> None:
     checks = [partial(check_first_rows, origin, prepare.mixed(origin.mix)) for origin in first]
     if lines := [line for check in checks for line in _lines(check)]:
         raise UserError(lines)
+
+
+def _unusable_for_plain_texts(predict: Predict, model: Model, labels: Mapping[str, str]) -> Iterator[str]:
+    """Lines about models that can't do what `predict` asks about plain texts."""
+    from stages.lib.generation.language_model import fluency_model, general_texts  # with transformers
+
+    for name, candidate in model.candidates().items():
+        lines = _lines(partial(general_texts, candidate, predict)) if predict.general_text else []
+        lines += [] if labels else _lines(partial(fluency_model, candidate, predict))
+        yield from mistakes_of(name, lines)
 
 
 def _hub_models(model: Model, train: Train, evaluate: Evaluate) -> Iterator[_HubModel]:

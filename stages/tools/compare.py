@@ -30,13 +30,13 @@ from stages.lib.reports.pages import comparison_page
 from stages.tools.arguments import parser_of
 from stages.tools.revisions import files_of
 
-_WORKSPACE = "workspace"
+WORKSPACE = "workspace"
 _COMMIT = 7  # characters
 
 
 def main() -> None:
     arguments = _parser().parse_args()
-    figures = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, _WORKSPACE])
+    figures = compared(arguments.revisions if len(arguments.revisions) > 1 else [*arguments.revisions, WORKSPACE])
     text = as_markdown(figures) if arguments.markdown else as_text(figures)
     _print(text)
     if arguments.json:
@@ -67,7 +67,7 @@ def compared(revisions: list[str]) -> dict[str, Any]:
     Raises:
         UserError: a revision can't be read, or two can't be compared.
     """
-    runs = [_run(revision) for revision in revisions]
+    runs = [run_of(revision) for revision in revisions]
     return {
         "revisions": [describe(run) for run in runs],
         "comparisons": [compare(runs[0], run) for run in runs[1:]],
@@ -98,13 +98,19 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _run(revision: str) -> Run:
+def run_of(revision: str, name: str | None = None) -> Run:
+    """The last run of a revision, or of WORKSPACE. `name`: what people are told, if not the revision.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    name = name or revision
     try:
-        files, folder = files_of(None if revision == _WORKSPACE else revision)
-        commit = _WORKSPACE if revision == _WORKSPACE else files.repo.get_rev()[:_COMMIT]
-        return read_run(revision, commit, partial(_read, files, folder), partial(_fetch, files, folder))
+        files, folder = files_of(None if revision == WORKSPACE else revision)
+        commit = WORKSPACE if revision == WORKSPACE else files.repo.get_rev()[:_COMMIT]
+        return read_run(name, commit, partial(_read, files, folder), partial(_fetch, files, folder))
     except (DvcException, OSError, ImportError) as error:  # the last if the remote's extra is not installed
-        raise UserError(f"{revision}: {first_line(error)}") from None
+        raise UserError(f"{name}: {first_line(error)}") from None
 
 
 def _fetch(files: DVCFileSystem, folder: str, path: str, target: Path) -> None:

@@ -110,6 +110,8 @@ def _params(name: str, scenario: str) -> str:
         (values["model"], "alternatives_folder"),
         *((other, "folder") for other in values["model"]["alternatives"].values() if "folder" in other),
         (values["train"], "teacher_folder"),
+        (values["predict"], "general_text_folder"),
+        (values["predict"], "fluency_model_folder"),
         (values["evaluate"], "sentence_encoder_folder"),
         (values["evaluate"], "screen_folder"),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from stages.lib.core.markdown import table
 from stages.lib.reports.numbers import decimals
 
-_WIDTH = 80
+WIDTH = 80
 _SHOWN = 3  # examples that became worse, and that became better, in a terminal
 _LINES = 2  # of each text there
 _NAME = 9  # columns for the name of a revision
@@ -25,13 +25,13 @@ def as_markdown(figures: Figures) -> str:
 
 
 def _in_terminal(own: Figures) -> Iterator[str]:
-    yield from textwrap.wrap(own["verdict"], _WIDTH)
-    yield from (line for note in _remarks(own) for line in _wrapped(note, "  "))
-    yield from ("", *textwrap.wrap(_caption(own), _WIDTH), *_aligned(_score_rows(own, _NAME)))
+    yield from textwrap.wrap(own["verdict"], WIDTH)
+    yield from (line for note in _remarks(own) for line in wrapped(note, "  "))
+    yield from ("", *textwrap.wrap(_caption(own), WIDTH), *aligned(_score_rows(own, _NAME)))
     parts = list(_part_rows(own, _NAME, list(_headline(own))[:1]))
-    yield from _section("Parts of the test examples:", _aligned(parts) if len(parts) > 1 else ())
+    yield from _section("Parts of the test examples:", aligned(parts) if len(parts) > 1 else ())
     yield from _section("Examples that changed most:", _examples(own))
-    yield from _section("Params that differ:", (line for row in _param_rows(own) for line in _wrapped(row, "  ")))
+    yield from _section("Params that differ:", (line for row in _param_rows(own) for line in wrapped(row, "  ")))
     yield from _section("Data and code that differ:", (f"  {row['what']}" for row in own["data"]))
 
 
@@ -108,7 +108,7 @@ def _examples(own: Figures) -> Iterator[str]:
             yield f"  {row['id']}: {_score_of(row)}"
             texts = {"reference": row["references"][0], own["first"]: row["first"], own["second"]: row["second"]}
             for name, text in texts.items():
-                yield from _wrapped(f"{name[:_NAME]:<{_NAME}}  {text}", "    ", _NAME + 2, _LINES)
+                yield from wrapped(f"{name[:_NAME]:<{_NAME}}  {text}", "    ", _NAME + 2, _LINES)
 
 
 def _param_rows(own: Figures) -> Iterator[str]:
@@ -124,22 +124,22 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
     return iter(["", title, *body] if body else [])
 
 
-def _aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Columns as wide as their widest cell; all but the first to the right. The first is shortened where it must."""
     cells = list(rows)
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
-    gap = "  " if first + sum(others) + 2 * len(others) <= _WIDTH else " "
-    first = min(first, _WIDTH - sum(others) - len(gap) * len(others))
+    gap = "  " if first + sum(others) + 2 * len(others) <= WIDTH else " "
+    first = min(first, WIDTH - sum(others) - len(gap) * len(others))
     for name, *numbers in cells:
         shown = name if len(name) <= first else f"{name[: first - 1]}…"
         yield gap.join([shown.ljust(first), *map(str.rjust, numbers, others)])
 
 
-def _wrapped(text: str, indent: str, hanging: int = 2, lines: int | None = None) -> list[str]:
+def wrapped(text: str, indent: str, hanging: int = 2, lines: int | None = None) -> list[str]:
     """`hanging`: how much further the lines after the first are indented."""
     return textwrap.wrap(
         text,
-        _WIDTH,
+        WIDTH,
         initial_indent=indent,
         subsequent_indent=indent + hanging * " ",
         max_lines=lines,

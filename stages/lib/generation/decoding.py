@@ -17,6 +17,7 @@ from stages.lib.core.process import UserError, first_line
 from stages.lib.generation.batch import agrees_with_generate
 from stages.lib.generation.beams import beam_texts
 from stages.lib.generation.cache import NotPlain
+from stages.lib.generation.constraints import constraint_of
 from stages.lib.generation.plain import plain_texts
 from stages.lib.generation.sampling import sample_seed
 from stages.lib.generation.sequential import sequential_texts
@@ -112,8 +113,11 @@ class Decoder:
         own = network.generation_config if network.can_generate() else GenerationConfig()  # a classifier has none
         self._config = generation_config(own, params)
         self._config.stop_strings = None  # `generate` counts those of the prompt too, and does not cut them off
-        self._config.num_return_sequences = params.candidates if params.strategy == "beam" else 1
+        if params.strategy == "beam":
+            self._config.num_return_sequences = params.candidates
+            self._config.num_beam_groups, self._config.diversity_penalty = params.beam_groups, params.diversity_penalty
         self._stops = Stops(tokenizer, end_ids(self._config), params.stop)
+        self._constraint = constraint_of(params, tokenizer, self._config, bool(labels))
         layout = self._label_layout() if labels else self._prompt_layout()
         self.parts = list(self._parts(layout, batch_tokens or _BATCH_TOKENS))
 
@@ -165,11 +169,14 @@ class Decoder:
         if self._is_plain:
             try:
                 if self._params.strategy == "beam":
-                    return beam_texts(self._network, sources, self._config, self._stops)
-                return sequential_texts(self._network, sources, self._config, seeds, self._stops)
+                    return beam_texts(self._network, sources, self._config, self._stops, self._constraint)
+                return sequential_texts(self._network, sources, self._config, seeds, self._stops, self._constraint)
             except NotPlain:
                 self._is_plain = False
-        return plain_texts(self._network, sources, self._config, seeds, self._stops)
+        if self._params.strategy == "beam" and self._params.beam_groups > 1:
+            name = type(self._network).__name__
+            raise UserError(f"predict -> beam_groups: {name} is decoded by transformers, which has none; write 1")
+        return plain_texts(self._network, sources, self._config, seeds, self._stops, self._constraint)
 
     @contextmanager
     def _without_own_settings(self) -> Iterator[None]:

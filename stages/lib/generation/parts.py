@@ -29,6 +29,7 @@ class Parts:
         parts: the items of each part, as numbers from 0. The same in every process, and after a kill.
         sizes: of all items, in tokens: the time that they take goes by them.
         work: the items of a part -> what is kept of each.
+        is_shared: whether the processes share the work; else each does all of it.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Parts:
         parts: Sequence[Sequence[int]],
         sizes: Sequence[int],
         work: Callable[[Sequence[int]], list[Record]],
+        is_shared: bool = True,
     ) -> None:
         self._folder, self._title, self._unit = folder, title, unit
-        self._parts, self._sizes, self._work = parts, sizes, work
+        self._parts, self._sizes, self._work, self._is_shared = parts, sizes, work, is_shared
 
     def seconds_left(self) -> float:
         """For this process's share, as long as its first unfinished part takes, which is done here."""
@@ -70,7 +72,8 @@ class Parts:
 
     def _unfinished(self) -> list[Sequence[int]]:
         """Those of this process."""
-        own = self._parts[int(os.environ.get("RANK", "0")) :: int(os.environ.get("WORLD_SIZE", "1"))]
+        rank, processes = (int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        own = self._parts[rank::processes] if self._is_shared else self._parts
         return [part for part in own if self._finished(part) is None]
 
     def _do(self, part: Sequence[int], bar: "tqdm[Any]") -> None:

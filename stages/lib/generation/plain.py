@@ -14,6 +14,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from stages.lib.generation.constraints import Constraint
 from stages.lib.generation.sampling import Sampler
 from stages.lib.generation.settings import greedy_config
 from stages.lib.generation.written import Stops, Written
@@ -28,19 +29,22 @@ def plain_texts(
     config: GenerationConfig,
     seeds: Sequence[int],
     stops: Stops,
+    constraint: Constraint | None,
 ) -> list[Written]:
     """The texts of each source, one source after the other: its best `num_return_sequences` beams, or one.
 
     Args:
         seeds: of samples, one for each source.
     """
-    processors = LogitsProcessorList()
-    if config.do_sample:
-        processors.append(_Sampled(Sampler(config, seeds, network.device)))
-        config = greedy_config(config)  # the sample is the one token that is left
     batch = interface_of(network).generation_inputs(network, sources, int(network.config.pad_token_id))
     # not generated: the prompt, or the one token that a decoder starts from
     first = 1 if network.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    processors = LogitsProcessorList()
+    if constraint is not None:
+        processors.append(_Constrained(constraint, first))
+    if config.do_sample:
+        processors.append(_Sampled(Sampler(config, seeds, network.device)))
+        config = greedy_config(config)  # the sample is the one token that is left
     generated: Tensor = network.generate(  # type: ignore[operator]
         **batch,
         generation_config=config,
@@ -50,6 +54,14 @@ def plain_texts(
     count = config.num_return_sequences or 1
     texts = [stops.cut(ids) for ids in generated[:, first:].tolist()]
     return [Written(ids, _log_probability(network, sources[place // count], ids)) for place, ids in enumerate(texts)]
+
+
+class _Constrained(LogitsProcessor):
+    def __init__(self, constraint: Constraint, first: int) -> None:
+        self._constraint, self._first = constraint, first
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self._constraint(scores, input_ids[:, self._first :].tolist())
 
 
 class _Sampled(LogitsProcessor):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,25 @@ _REFERENCE_TOKENS = {"cpu": 2048, "cuda": 32_768}  # more at once is no faster
 _INCOMPLETE = "\ufffd"  # what bytes are decoded as that are no whole character
 
 
+def place_for_predicting(network: PreTrainedModel, params: Predict, title: str) -> None:
+    """In the precision of `params`, on the device of this process. Once, before all else.
+
+    Raises:
+        UserError: as `place_network`.
+    """
+    if uses_bfloat16(params.precision, "predict"):
+        to_bfloat16(network)  # now, so that half as much needs a place
+    place_network(network, title)
+
+
+class Predicted(NamedTuple):
+    """The predictions for test and for validation, and what the model writes where the source is empty."""
+
+    test: list[Prediction]
+    validation: list[Prediction]
+    no_input: str | None
+
+
 def predictions_of(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -37,13 +57,15 @@ def predictions_of(
     folder: Path,
     title: str,
     no_input: list[int] | None = None,
-) -> tuple[list[Prediction], str | None]:
+    validation: Path | None = None,
+) -> Predicted:
     """One for each question of the test split whose source and references were not rejected, and what the model writes
     for `no_input`. Where nobody knows the answers of the split, a prediction has no reference and no loss.
 
     Several processes share the work, and only the main one returns predictions.
 
     Args:
+        network: on its device, in its precision (`place_for_predicting`).
         texts: folder of the test split's examples.
         ids: folder that tokenize has written.
         batch_tokens: of sources and texts, or references, that are computed together; null: as many as are fast.
@@ -51,13 +73,11 @@ def predictions_of(
         title: of the stage.
         no_input: the prompt where the source is empty. A score that is no better than that of its text shows that the
             model does not use its input.
+        validation: folder of the validation split's examples, if they are wanted; their predictions have no loss.
 
     Raises:
         UserError: there is no such question, or all references are blank; or as `Decoder` and `ExampleLosses` do.
     """
-    if uses_bfloat16(params.precision, "predict"):
-        to_bfloat16(network)  # now, so that half as much needs a place
-    place_network(network, title)
     dataset, labels = TokenizedDataset(ids / "test"), read_label_ids(ids / "label_ids.json")
     prompts = list(_prompts(texts, dataset, network, tokenizer, labels, params))
     if all(_is_blank(prompt.question.references) for prompt in prompts):
@@ -65,22 +85,30 @@ def predictions_of(
             f"{title}: no example of the test split can be predicted and compared: all were rejected, or their "
             f"references are blank; see data/tokenize/report/rejected.jsonl and params.yaml -> prepare of the scenario"
         )
-    asked = [Prompt(prompt.ids, prompt.question.id) for prompt in prompts]
+    others = list[_Prompt]()
+    if validation is not None:
+        others += _prompts(validation, TokenizedDataset(ids / "validation_answers"), network, tokenizer, labels, params)
+    asked = [Prompt(prompt.ids, prompt.question.id) for prompt in (*prompts, *others)]
     asked += [] if no_input is None else [Prompt(no_input, "")]
     decoding = _decoding(network, tokenizer, asked, labels, params, batch_tokens, folder, title)
     on_references = _losses(network, dataset, batch_tokens, folder, title)
     if params.engine == "vllm":  # it takes the place of the network
         on_references.results()
     seconds = decoding.seconds_left() + on_references.seconds_left()
-    print(f"{title}: {_plan(network, prompts, dataset, labels, params)}; {cost(seconds, peak_memory())}", flush=True)
+    plan = _plan(network, len(prompts) + len(others), dataset, labels, params)
+    print(f"{title}: {plan}; {cost(seconds, peak_memory())}", flush=True)
     decoded, losses = decoding.results(), on_references.results()
     if not is_main_process():
-        return [], None
+        return Predicted([], [], None)
     of_question = _by_question(dataset, losses)
     predictions = [
         _prediction(prompt, decoded[place], of_question[prompt.question.id]) for place, prompt in enumerate(prompts)
     ]
-    return predictions, None if no_input is None else decoded[len(prompts)]["prediction"]
+    on_validation = [
+        _prediction(prompt, decoded[place], _Loss()) for place, prompt in enumerate(others, start=len(prompts))
+    ]
+    without_input = None if no_input is None else decoded[len(asked) - 1]["prediction"]
+    return Predicted(predictions, on_validation, without_input)
 
 
 def _is_blank(references: Sequence[str]) -> bool:
@@ -196,6 +224,7 @@ def _record(decoded: Decoded, is_label: bool) -> Record:
         "prediction": decoded.text,
         "finish_reason": decoded.finish_reason,
         "confidence": _confidence(decoded, is_label),
+        "prediction_tokens": 1 if is_label else decoded.tokens,
         "candidates": [
             Candidate(text=each.text, confidence=_confidence(each, is_label)) for each in decoded.candidates
         ],
@@ -228,7 +257,7 @@ def _losses(
 
 def _plan(
     network: PreTrainedModel,
-    prompts: Sequence[_Prompt],
+    count: int,
     dataset: TokenizedDataset,
     labels: Sequence[Label],
     params: Predict,
@@ -236,7 +265,7 @@ def _plan(
     texts = f"among {len(labels)} labels" if labels else f"of at most {params.max_new_tokens} tokens"
     tokens = dataset.target_tokens()
     references = f", references of {tokens:,} tokens" if tokens else ""
-    return f"{parameter_count(network):,} parameters, {len(prompts):,} texts {texts}{references}"
+    return f"{parameter_count(network):,} parameters, {count:,} texts {texts}{references}"
 
 
 def _by_question(dataset: TokenizedDataset, losses: Mapping[int, Record]) -> dict[str, _Loss]:

@@ -1,4 +1,4 @@
-"""What the settings forbid or penalise among the next tokens, by transformers' own processors."""
+"""What the settings forbid or penalise among the next tokens: by transformers' own processors, and by a constraint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,20 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
+from stages.lib.generation.constraints import Constraint
+
 
 class Rules:
     """In the order of `generate`. Rules about what a text has so far are applied to each alone, without its pads."""
 
-    def __init__(self, network: PreTrainedModel, config: GenerationConfig, sources: Sequence[list[int]]) -> None:
-        self._device, self._starts = network.device, sources
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        config: GenerationConfig,
+        sources: Sequence[list[int]],
+        constraint: Constraint | None,
+    ) -> None:
+        self._device, self._starts, self._constraint = network.device, sources, constraint
         if network.config.is_encoder_decoder:
             start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
             self._starts = [[start]] * len(sources)
@@ -42,6 +50,8 @@ class Rules:
         if self._of_each[0]:
             rows = zip(scores.split(1), texts, ids.tolist(), strict=True)
             scores = torch.cat([self._of_each[text](self._ids(text, own), row) for row, text, own in rows])
+        if self._constraint is not None:
+            scores = self._constraint(scores, ids.tolist())
         length = len(self._starts[texts[0]]) + ids.shape[1]
         return self._of_all(_unknown_ids(len(texts), length), scores)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from stages.lib.generation.batch import Batch
+from stages.lib.generation.constraints import Constraint
 from stages.lib.generation.rules import Rules
 from stages.lib.generation.sampling import Sampler
 from stages.lib.generation.written import Stops, Written
@@ -18,6 +19,7 @@ def sequential_texts(
     config: GenerationConfig,
     seeds: Sequence[int],
     stops: Stops,
+    constraint: Constraint | None,
 ) -> list[Written]:
     """One for each source.
 
@@ -29,7 +31,7 @@ def sequential_texts(
     """
     batch = Batch(network, sources, config)
     device, most = batch.logits.device, int(config.max_new_tokens or 0)
-    rules = Rules(network, config, sources)
+    rules = Rules(network, config, sources, constraint)
     sampler = Sampler(config, seeds, device) if config.do_sample else None
     texts = list(range(len(sources)))  # of the rows
     ids = torch.zeros(len(sources), most, dtype=torch.long, device=device)

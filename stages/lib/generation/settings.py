@@ -16,6 +16,16 @@ _OF_MODEL = (
     "forced_bos_token_id",
     "suppress_tokens",
 )
+_OF_SEARCH = (
+    "length_penalty",
+    "early_stopping",
+    "num_beam_groups",
+    "diversity_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+)
 
 
 def generation_config(own: GenerationConfig, params: Predict) -> GenerationConfig:
@@ -45,7 +55,7 @@ def generation_config(own: GenerationConfig, params: Predict) -> GenerationConfi
 def greedy_config(config: GenerationConfig) -> GenerationConfig:
     """The same without beams and samples."""
     greedy = deepcopy(config)
-    search = dict.fromkeys(("length_penalty", "early_stopping", "temperature", "top_k", "top_p", "min_p"))
+    search = dict.fromkeys(_OF_SEARCH)
     # in one call, since each call warns of settings that do not fit together
     greedy.update(do_sample=False, num_beams=1, num_return_sequences=1, **search)
     return greedy

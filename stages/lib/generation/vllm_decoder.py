@@ -69,6 +69,7 @@ class VllmDecoder:
 
     def _settings(self, prompt: Prompt) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         params, own = self._params, self._network.generation_config
         return SamplingParams(
@@ -82,6 +83,11 @@ class VllmDecoder:
             max_tokens=params.max_new_tokens,
             min_tokens=params.min_new_tokens,
             stop=params.stop,
+            structured_outputs=(
+                StructuredOutputsParams(choice=params.choices, json=params.json_schema)
+                if params.is_constrained
+                else None
+            ),
             stop_token_ids=sorted(end_ids(own)),
             logit_bias=dict.fromkeys(own.suppress_tokens or [], -100.0) or None,
             logprobs=0,  # of the chosen tokens alone

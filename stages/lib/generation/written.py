@@ -25,12 +25,16 @@ class Stops:
 
     def have_ended(self, ids: Tensor) -> Tensor:
         """Whether the last token of each text ends it: (N), from ids (N, T)."""
-        self._end_ids = self._end_ids.to(ids.device)
-        have_ended = torch.isin(ids[:, -1], self._end_ids)
+        have_ended = self.are_ends(ids[:, -1])
         if self._strings:
             rows = ids[:, -self._last_tokens :].tolist()
             have_ended |= torch.tensor([self._has_string(row) for row in rows], device=ids.device)
         return have_ended
+
+    def are_ends(self, tokens: Tensor) -> Tensor:
+        """Whether each token ends its text, of any shape."""
+        self._end_ids = self._end_ids.to(tokens.device)
+        return torch.isin(tokens, self._end_ids)
 
     def cut(self, ids: Sequence[int]) -> list[int]:
         """Up to the token that ends the text, and with it."""

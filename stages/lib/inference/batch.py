@@ -120,9 +120,11 @@ def _lines(prompts: Prompts, path: Path) -> Iterator[tuple[int, Mapping[str, Any
 
 
 def _told(decoded: Decoded, settings: Settings) -> Record:
+    """The probability is that of the label among all labels, or of the whole text."""
+    told: Record = {"prediction": decoded.text, "probability": float(f"{math.exp(decoded.log_probability):.6g}")}
     if settings.labels:
-        return {"prediction": decoded.text, "probability": round(math.exp(decoded.log_probability), 6)}
-    told: Record = {"prediction": decoded.text, "finish_reason": decoded.finish_reason}
+        return told
+    told["finish_reason"] = decoded.finish_reason
     return told | ({"candidates": [own.text for own in decoded.candidates]} if decoded.candidates else {})
 
 

@@ -3,16 +3,18 @@
 import math
 import sys
 from contextlib import suppress
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
 import torch
-from transformers import TextStreamer
+from transformers import GenerationConfig, TextStreamer
 
 from stages.lib.core.templates import RejectedRow
 from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.generation.sampling import sample_seed
 from stages.lib.generation.settings import generation_config
+from stages.lib.inference.prompt_lookup import with_prompt_lookup
 from stages.lib.inference.prompts import Asked, Prompts
 from stages.lib.inference.trained import Trained
 from stages.lib.models.devices import place_network
@@ -76,8 +78,9 @@ class Session:
         """What has been printed, too."""
         settings = self._model.settings
         params = settings.predict
-        # others are known when they have ended
-        if not settings.labels and params.strategy != "beam" and params.candidates == 1 and not params.stop:
+        # others are known when they have ended, or `generate` has no such setting
+        is_plain = not settings.labels and params.candidates == 1 and not params.stop and not params.is_constrained
+        if is_plain and params.strategy != "beam":
             return self._streamed(asked)
         prompt = Prompt(asked.ids, str(self._number))
         network, tokenizer = self._model.network, self._model.tokenizer
@@ -87,13 +90,18 @@ class Session:
         return decoded.text
 
     def _streamed(self, asked: Asked) -> str:
-        network, tokenizer, params = self._model.network, self._model.tokenizer, self._model.settings.predict
+        network, tokenizer, seed = self._model.network, self._model.tokenizer, self._model.settings.predict.seed
         batch = interface_of(network).generation_inputs(network, [asked.ids], int(tokenizer.pad_token_id))
-        torch.manual_seed(sample_seed(params.seed, str(self._number)))
+        torch.manual_seed(sample_seed(seed, str(self._number)))
         written: Any = network.generate(  # type: ignore[operator]
             **batch,
-            generation_config=generation_config(network.generation_config, params),
+            generation_config=self._config,
             streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         )
         first = 1 if network.config.is_encoder_decoder else len(asked.ids)
         return str(tokenizer.decode(written[0, first:], skip_special_tokens=True)).strip()
+
+    @cached_property
+    def _config(self) -> GenerationConfig:
+        network = self._model.network
+        return with_prompt_lookup(network, generation_config(network.generation_config, self._model.settings.predict))

@@ -80,6 +80,7 @@ class RowDatabase:
         self._end = self._number("SELECT max(row) + 1 FROM (SELECT row FROM kept UNION ALL SELECT row FROM unusable)")
         self._run(f"SET memory_limit = '{_mebibytes(self._end, threads)}MiB'")
         self._run("CREATE TABLE dropped (row BIGINT, reason VARCHAR, other BIGINT, similarity DOUBLE)")
+        self._run("CREATE TABLE unused (row BIGINT)")
         self._run(
             """CREATE TABLE drawn (number BIGINT, copy BIGINT, row BIGINT, origin INTEGER, group_key UBIGINT,
                                    example_key UBIGINT, characters BIGINT, target_count BIGINT)"""
@@ -317,6 +318,31 @@ class RowDatabase:
         parts = [compared_parts(normalised_pair(clean.texts), self._params) for clean in found.values()]
         return dict(zip(found, shingles(parts), strict=True))
 
+    def draw_share(self) -> None:
+        """Leaves `prepare.train_share` of the examples of train. Validation and test stay as they are, and so does the
+        share of `prepare.mix`.
+
+        Of the groups in the order of their keys, which are hashes, the first ones stay: so no conversation is cut, the
+        order of the rows does not matter, and a smaller share is a part of a larger one. Each stratum leaves its share.
+        """
+        if self._params.train_share == 1:
+            return
+        self._run(
+            f"""INSERT INTO unused
+                WITH own AS (
+                    SELECT example, min(remaining.group_key) AS group_key, min(stratum) AS stratum
+                    FROM remaining JOIN kept USING (row)
+                    WHERE remaining.rank = {_TRAIN} AND NOT {self._is_mixed} GROUP BY example),
+                ordered AS (
+                    SELECT example, (rank() OVER (PARTITION BY stratum ORDER BY group_key) - 0.5)
+                                    / count(*) OVER (PARTITION BY stratum) AS position
+                    FROM own)
+                SELECT row FROM remaining JOIN ordered USING (example)
+                WHERE rank = {_TRAIN} AND position >= {self._params.train_share}"""
+        )
+        self._run(f"DELETE FROM remaining WHERE rank = {_TRAIN} AND row IN (SELECT row FROM unused)")
+        self._run("DELETE FROM unused WHERE row IN (SELECT row FROM remaining)")  # a cut document is in two splits
+
     def draw_mixed(self) -> None:
         """Draws the rows of `prepare.mix` whose shares of train these are, from those that are left. They are taken
         from `remaining` into the table `drawn`, each as often as its `copy` says, numbered in the order of train.
@@ -394,8 +420,12 @@ class RowDatabase:
                 yield _TRAIN, -self._number(f"SELECT count(*) FROM leaked JOIN {rows} USING (row) WHERE NOT is_common")
 
     def rows_kept(self) -> int:
-        not_drawn = sum(counts["rows_not_drawn"] for counts in self.mixed().values())
+        not_drawn = sum(counts["rows_not_drawn"] for counts in self.mixed().values()) + self.rows_unused()
         return self._number("SELECT (SELECT count(*) FROM kept) - (SELECT count(*) FROM dropped)") - not_drawn
+
+    def rows_unused(self) -> int:
+        """Those that `prepare.train_share` leaves out."""
+        return self._number("SELECT count(*) FROM unused")
 
     def lines(self) -> tuple[int, int]:
         """The lines of the rows that are kept, and of those that are rejected."""
@@ -406,10 +436,13 @@ class RowDatabase:
         return kept - dropped - self.lines_not_drawn(), dropped + unusable
 
     def lines_not_drawn(self) -> int:
-        """The lines of the rows of `prepare.mix` that train has no use for."""
+        """The lines of the rows that `prepare.train_share` leaves out, and of those of `prepare.mix` that train has no
+        use for."""
+        unused = self._number("SELECT sum(lines) FROM kept SEMI JOIN unused USING (row)")
         if not self._mixed:
-            return 0
-        return self._number("SELECT sum(lines) FROM kept SEMI JOIN mixed USING (row) ANTI JOIN drawn USING (row)")
+            return unused
+        mixed = "SELECT sum(lines) FROM kept SEMI JOIN mixed USING (row) ANTI JOIN drawn USING (row)"
+        return unused + self._number(mixed)
 
     def overlaps(self) -> dict[str, int]:
         """Worth knowing, and not always a mistake: sources with different targets, or in two splits."""

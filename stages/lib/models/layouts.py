@@ -244,7 +244,7 @@ def _pass(network: PreTrainedModel, batch_of: BatchOf, examples: Sequence[Tokeni
     batch = on_device(batch_of(examples, int(network.config.pad_token_id)), network)
     labels = batch["labels"].flatten()
     with torch.enable_grad(), _precision(network):
-        with _captured_embeddings(network, batch["input_ids"]) as captured:
+        with captured_embeddings(network, batch["input_ids"]) as captured:
             logits = interface_of(network).target_logits(network, batch).flatten(0, 1).float()
         losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")[labels != IGNORED]
     embeddings = captured[0]
@@ -252,7 +252,7 @@ def _pass(network: PreTrainedModel, batch_of: BatchOf, examples: Sequence[Tokeni
 
 
 @contextmanager
-def _captured_embeddings(network: PreTrainedModel, ids: Tensor) -> Iterator[list[Tensor]]:
+def captured_embeddings(network: PreTrainedModel, ids: Tensor) -> Iterator[list[Tensor]]:
     """Fills a list with the embeddings that the network, or its encoder, looks up: (B, S, width) for ids (B, S).
     Gradients end there."""
     captured = list[Tensor]()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from stages.lib.core.params import Section
+from stages.lib.core.process import UserError
 
 Metric = Literal[
     "bleu",
@@ -31,7 +32,8 @@ _SCORES: Mapping[str, tuple[str, ...]] = {
 }
 _ALWAYS = (
     *("perplexity", "bits_per_byte", "slot_error", "slot_missing", "slot_invented", "unsupported"),
-    *("semantic_similarity", "empty", "never_ended", "repeated_4grams", "copied_from_source", "memorised", "screened"),
+    *("semantic_similarity", "source_similarity", "fluency_bits_per_byte"),
+    *("ece", "brier", "empty", "never_ended", "repeated_4grams", "copied_from_source", "memorised", "screened"),
 )
 
 
@@ -51,6 +53,7 @@ class Task(Section):
     rouge_words: Literal["ascii", "unicode"] = "ascii"
     rouge_stemmer: bool = False
     goals: dict[str, FiniteFloat] = Field(default_factory=dict)
+    selective_accuracy: Annotated[float, Field(gt=0, lt=100)] | None = None
 
     @field_validator("metrics")
     @classmethod
@@ -69,6 +72,12 @@ class Task(Section):
                 raise ValueError(f"goals: `{name}` is no score of this scenario; {remedy}")
         return self
 
+    @model_validator(mode="after")
+    def _selective_accuracy_of_right_and_wrong(self) -> Self:
+        if self.selective_accuracy is not None and not {"accuracy", "exact_match"} & set(self.metrics):
+            raise ValueError("selective_accuracy: needs `accuracy` or `exact_match` among the metrics")
+        return self
+
 
 class Evaluate(Task):
     of_scenario = frozenset(Task.model_fields)
@@ -82,3 +91,12 @@ class Evaluate(Task):
     screen_folder: str
     shown_predictions: Annotated[int, Field(ge=1)]
     fail_on_missed_goal: bool
+
+
+def check_selective(settings: Evaluate, has_validation: bool) -> None:
+    """Raises UserError where a threshold is wanted and validation, which chooses it, has no predictions."""
+    if settings.selective_accuracy is not None and not has_validation:
+        raise UserError(
+            "params.yaml: evaluate -> selective_accuracy: validation chooses the threshold, and has no predictions; "
+            "write `validation: true` in predict of the scenario"
+        )

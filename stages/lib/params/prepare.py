@@ -225,6 +225,7 @@ class Prepare(Task):
     lengths: LengthLimits
     duplicates: Duplicates
     limits: Limits
+    train_share: Annotated[float, Field(gt=0, le=1)]
     shown_examples: Count
     seed: int
 

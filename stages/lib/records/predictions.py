@@ -34,6 +34,7 @@ class Prediction:
 
     `confidence` is the mean log-probability of the prediction's tokens (natural logarithm, by the model's own
     distribution, end token included), or the log-probability of its label among all labels; None where it is not known.
+    Times `prediction_tokens` (1 for a label; 0 where they are not known), it is that of the whole text.
     `candidates` are all texts where predict.candidates asks for several, the prediction first.
     """
 
@@ -50,6 +51,7 @@ class Prediction:
     reference_tokens: int
     reference_bytes: int
     confidence: float | None = None
+    prediction_tokens: int = 0
     candidates: list[Candidate] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: the report of a run, and a comparison of runs.
+"""Self-contained HTML pages: the report of a run, a comparison of runs, and explanations of predictions.
 
 A page loads nothing, and its content security policy forbids that it does: texts of the data can neither run code nor
 reach a network. Equal figures give equal bytes.
@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from stages.lib.records.examples import SPLITS
 from stages.lib.reports.account import account
 from stages.lib.reports.charts import Scale, chart, difference_scale, marks_of, results_scale, score_scale
+from stages.lib.reports.confidence import LABEL_HEADER, coverage_chart, label_rows, reliability_chart
 from stages.lib.reports.numbers import (
     compact,
     decimals,
@@ -27,7 +28,7 @@ from stages.lib.reports.numbers import (
     signed,
     span,
 )
-from stages.lib.reports.predictions import embedded, shortened
+from stages.lib.reports.predictions import embedded, script_json, shortened
 from stages.lib.reports.search import search_section
 from stages.lib.reports.word_differences import word_differences
 
@@ -41,9 +42,10 @@ def report_page(figures: Figures) -> str:
 
     `figures`: task, model, examples, groups; scores and diagnostics {name: {score, better: higher or lower, signature,
     and where known low, high, smallest_difference, before_training, ceiling, floors {name: value}}}; properties {name:
-    share}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}, also of scores that were not
-    measured; notes [line]; breakdowns [{by, value, examples, small, score, result, and where known low, high}]; curve
-    {training and validation: [[update, loss]]}; search, as `read_search` gives it; prepare, tokenize,
+    share}; labels, confidence and coverage_curve, as confidence.py makes them; chrf_correlations {name: {rho, says, and
+    where known low, high}}; headline [name]; goals {name: {goal, verdict, needs: test examples, or 0}}, also of scores
+    that were not measured; notes [line]; breakdowns [{by, value, examples, small, score, result, and where known low,
+    high}]; curve {training and validation: [[update, loss]]}; search, as `read_search` gives it; prepare, tokenize,
     tune_hyperparameters and train: the stages' stats; params {stage: {name: value}}, the settings; predictions, the
     worst first [{id, source, references, prediction, faults [line], flags [line], scores {name: value}}].
     """
@@ -60,7 +62,12 @@ def report_page(figures: Figures) -> str:
         others=[_score_row(name, scores[name], goals.get(name)) for name in scores if name not in figures["headline"]],
         diagnostics=[_score_row(name, diagnostics[name], goals.get(name)) for name in diagnostics],
         goals=[{**_goal_row(name, every.get(name), goal), **goal} for name, goal in goals.items()],
+        correlations=[_correlation(name, own) for name, own in figures["chrf_correlations"].items()],
         signatures=[(name, score["signature"]) for name, score in every.items()],
+        label_header=LABEL_HEADER,
+        labels=list(label_rows(figures["labels"])),
+        reliability=reliability_chart(figures["confidence"]),
+        coverage=coverage_chart(figures["coverage_curve"]),
         properties=[(in_words(name), value) for name, value in figures["properties"].items()],
         breakdowns=_by_score(figures["breakdowns"]),
         curves=chart(figures["curve"]),
@@ -87,6 +94,23 @@ def comparison_page(figures: Figures) -> str:
     second}], data [{what, first, second}], verdict: a sentence}].
     """
     return _page("comparison.html.j2", script="", figures=figures, comparisons=list(map(_pair, figures["comparisons"])))
+
+
+def explained_page(figures: Figures) -> str:
+    """Chosen predictions, and which words of its source each word leans on.
+
+    `figures`: task, model, total: test examples; times: of how many times less likely each mark speaks; examples
+    [{number, id, title, why, source, prediction, references, sure: a sentence, flags [line], nearest: {source, target}
+    or None, explained: as attribution's `explained` gives it, or None where nothing was written}].
+    """
+    views = [own["explained"] and own["explained"]["views"] for own in figures["examples"]]
+    return _page(
+        "explained.html.j2",
+        script=(_TEMPLATES / "explained.js").read_text("utf-8"),
+        figures=figures,
+        times=[f"{factor:g}" for factor in figures["times"]],
+        data=script_json({"examples": views}),
+    )
 
 
 def _page(template: str, script: str, **values: Any) -> str:
@@ -131,6 +155,11 @@ def _score_row(name: str, score: Figures, goal: Figures | None) -> dict[str, Any
         "marks": marks,
         "scale": score_scale(score, marks),
     }
+
+
+def _correlation(name: str, own: Figures) -> tuple[str, str]:
+    ends = f" ({own['low']:g} to {own['high']:g})" if "low" in own else ""
+    return name, f"{own['says']}: {own['rho']:g}{ends}"
 
 
 def _goal_row(name: str, score: Figures | None, goal: Figures) -> dict[str, Any]:

@@ -63,8 +63,13 @@ def _as_json(
         }
         for own in predictions
     ]
-    content = json.dumps({"scores": columns, "rows": rows}, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return content.translate(_ESCAPES)
+    return script_json({"scores": columns, "rows": rows})
+
+
+def script_json(content: object) -> str:
+    """JSON for a script element."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.translate(_ESCAPES)
 
 
 def _rounded(value: float | None) -> float | None:

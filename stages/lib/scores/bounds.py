@@ -40,7 +40,7 @@ def bound_predictions(
     elif with_source:
         found["source_copied"] = [own.source for own in predictions]
     if with_source:
-        nearest = _Nearest([own.source for own in train])
+        nearest = Nearest([own.source for own in train])
         found["nearest_example"] = [train[nearest.to(own.source)].references[0] for own in predictions]
     if no_input is not None:
         found["no_input"] = [no_input] * len(predictions)
@@ -50,7 +50,7 @@ def bound_predictions(
     }
 
 
-class _Nearest:
+class Nearest:
     """Finds the most similar one of many texts: cosine of their words, weighted by rarity (idf: Spärck Jones 1972)."""
 
     def __init__(self, texts: Sequence[str]) -> None:

@@ -97,6 +97,12 @@ def gleu(sums: Numbers) -> Numbers:
     return np.where(usable, 100 * np.exp(penalty + logs.sum(-1) / 4), 0.0).mean(-1)
 
 
+def ece(sums: Numbers) -> Numbers:
+    """K = bins + 1: probability minus right answers, summed in each bin; the last number counts the examples. The
+    expected calibration error (Naeini et al. 2015, Guo et al. 2017, equation 3), from 0 to 1."""
+    return _divided(np.abs(sums[..., :-1]).sum(-1), sums[..., -1])
+
+
 def _divided(part: Numbers, whole: Numbers) -> Numbers:
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)
 
@@ -111,4 +117,5 @@ FORMULAS: Mapping[str, Callable[[Numbers], Numbers]] = {
     "ter": ter,
     "nist": nist,
     "gleu": gleu,
+    "ece": ece,
 }

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,9 @@ class Interval:
         """
         return _DETECTABLE * self.error
 
+    def scaled(self, factor: float) -> "Interval":
+        return Interval(factor * self.low, factor * self.high, factor * self.error)
+
 
 _UNKNOWN = Interval(-math.inf, math.inf, math.inf)  # one group says nothing about others
 
@@ -59,16 +63,39 @@ def intervals(
 
     Of a share of examples that are right, Wilson's (1927; where examples are in groups, with their effective number:
     Korn and Graubard 1998). Of any other score, from the quantiles of a bootstrap over the groups (Hesterberg 2015,
-    section 3.2). Both are widened as by Student's t, since plain ones are too narrow for few groups. Of examples of one
-    group, the ends are infinite.
+    section 3.2). Both are widened as by Student's t, since plain ones are too narrow for few groups. Of a calibration
+    error, see `_of_gaps`. Of examples of one group, the ends are infinite.
     """
     codes = group_codes(groups)
     sums = {name: _group_sums(score.statistics, codes) for name, score in scores.items()}
     (drawn,) = _resampled({name: score.formula for name, score in scores.items()}, [sums], resamples, seed)
-    return {
-        name: _wilson(sums[name], _scale(score)) if _is_share(score) else _percentile(drawn[name], len(sums[name]))
-        for name, score in scores.items()
-    }
+    found = {}
+    for name, score in scores.items():
+        if _is_share(score):
+            found[name] = _wilson(sums[name], _scale(score))
+        elif score.formula == "ece":
+            (centred,) = _resampled({name: "ece"}, [{name: _without_gaps(sums[name])}], resamples, seed)
+            found[name] = _of_gaps(score.value, drawn[name], centred[name], len(sums[name]))
+        else:
+            found[name] = _percentile(drawn[name], len(sums[name]))
+    return found
+
+
+def share_interval(is_one: Sequence[bool], groups: Sequence[str]) -> Interval:
+    """Wilson's 95 % interval of a share of examples, as in `intervals`; from 0 to 1. Unknown of no examples."""
+    if not len(is_one):
+        return _UNKNOWN
+    ones = np.asarray(is_one, np.float64)
+    return _wilson(_group_sums(np.stack([ones, np.ones_like(ones)], 1), group_codes(groups)), 1.0)
+
+
+def effective_number(is_one: Sequence[bool], groups: Sequence[str]) -> float:
+    """So many unrelated examples would tell a share as surely as these, which may share groups."""
+    ones = np.asarray(is_one, np.float64)
+    sums = _group_sums(np.stack([ones, np.ones_like(ones)], 1), group_codes(groups))
+    if len(sums) in (1, len(ones)):
+        return float(len(sums))
+    return _effective_number(sums[:, 0], sums[:, 1])
 
 
 @dataclass(frozen=True)
@@ -120,6 +147,50 @@ def compare_scores(
             ties=int((np.abs(gains) <= _EQUAL).sum()),
         )
     return found
+
+
+def resampled(
+    models: Sequence[Mapping[str, Score]], groups: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
+) -> list[dict[str, Numbers]]:
+    """Each score of each resample, (resamples), of several models that have the same scores for the same examples in
+    the same order: the same groups are drawn for all."""
+    codes = group_codes(groups)
+    sums = [{name: _group_sums(own.statistics, codes) for name, own in model.items()} for model in models]
+    return _resampled({name: own.formula for name, own in models[0].items()}, sums, resamples, seed)
+
+
+def rank_correlation(
+    first: Numbers, second: Numbers, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
+) -> tuple[float, Interval] | None:
+    """Spearman's (1904) of two numbers of each example, with its 95 % interval from a bootstrap over the groups. None
+    where all of the first, or all of the second, are equal."""
+    codes, random = group_codes(groups), np.random.default_rng(seed)
+    levels = [np.unique(side, return_inverse=True)[1] for side in (first, second)]
+    found = _spearman(levels, np.ones(len(codes)))
+    if found is None:
+        return None
+    number = int(codes.max()) + 1
+    counts = (np.bincount(random.integers(number, size=number), minlength=number) for _ in range(resamples))
+    drawn = [_spearman(levels, own[codes].astype(np.float64)) for own in counts]
+    return found, _percentile(np.array([own for own in drawn if own is not None]), number)
+
+
+def _spearman(levels: Sequence[np.ndarray[Any, np.dtype[np.int64]]], weights: Numbers) -> float | None:
+    """Of examples that occur so often each. `levels` number the different values of either side, the lowest from 0:
+    equal ones share the mean of their ranks."""
+    first, second = (_centred_ranks(own, weights) for own in levels)
+    if first is None or second is None:
+        return None
+    return float(weights @ (first * second) / math.sqrt((weights @ first**2) * (weights @ second**2)))
+
+
+def _centred_ranks(levels: np.ndarray[Any, np.dtype[np.int64]], weights: Numbers) -> Numbers | None:
+    """None where only one level occurs."""
+    counts = np.bincount(levels, weights)
+    if (counts > 0).sum() < 2:
+        return None
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[levels]
+    return ranks - (weights @ ranks) / weights.sum()
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -228,6 +299,22 @@ def _percentile(drawn: Numbers, groups: int) -> Interval:
     level = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * _student(groups - 1))
     low, high = np.quantile(drawn, [level, 1 - level])
     return Interval(float(low), float(high), float(drawn.std()) * math.sqrt(groups / (groups - 1)))
+
+
+def _without_gaps(sums: Numbers) -> Numbers:
+    """The statistics of `ece`, moved so that each bin of all groups together is calibrated."""
+    return np.concatenate([sums[:, :-1] - sums[:, :-1].mean(0), sums[:, -1:]], 1)
+
+
+def _of_gaps(value: float, drawn: Numbers, without_gaps: Numbers, groups: int) -> Interval:
+    """Of a calibration error: chance alone makes gaps, so it is too large, and in a resample still more. The lower end
+    is therefore a reflected quantile (Davison and Hinkley 1997, equation 5.6), or 0 where chance alone makes such
+    gaps."""
+    own, chance = _percentile(drawn, groups), _percentile(without_gaps, groups)
+    if own is _UNKNOWN:
+        return own
+    low = 0.0 if value <= chance.high else min(max(2 * value - own.high, 0.0), value)
+    return Interval(low, max(own.high, value), own.error)
 
 
 def _student(freedom: int) -> float:

@@ -1,7 +1,7 @@
 """Everything that is measured on the predictions of one run: scores with intervals, bounds, parts, goals, notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stages.lib.core.process import UserError
 from stages.lib.params.evaluate import Evaluate, scores_of
@@ -10,15 +10,22 @@ from stages.lib.records.predictions import Prediction
 from stages.lib.scores.bleu_chrf_ter import chrf
 from stages.lib.scores.bounds import CEILING, bound_predictions
 from stages.lib.scores.breakdowns import NEAR_DUPLICATES, Part, breakdowns
+from stages.lib.scores.calibration import calibration_scores, ece_by_chance, judged
+from stages.lib.scores.chrf_correlation import Correlation, chrf_correlations
+from stages.lib.scores.confidence import Confidence, confidence
 from stages.lib.scores.diagnostics import diagnostics, properties
 from stages.lib.scores.faithfulness import details, faithfulness
 from stages.lib.scores.flags import Flags, flags
+from stages.lib.scores.fluency import FLUENCY, NOT_ASKED, FluencyScores
+from stages.lib.scores.general_text import GENERAL, GeneralText
 from stages.lib.scores.goals import Goal, check_goals
+from stages.lib.scores.labels import LabelScores, label_scores, notes_on_labels
 from stages.lib.scores.model_losses import model_losses
 from stages.lib.scores.registry import text_scores
 from stages.lib.scores.resampling import CONFIDENCE, Interval, compare_scores, intervals
 from stages.lib.scores.score import Score
 from stages.lib.scores.seen_in_training import SeenInTraining
+from stages.lib.scores.semantic_similarity import RELEVANCE, source_similarity
 from stages.lib.scores.slots import Slots
 
 TRUTH = ("slot_error", "unsupported")  # what no metric of wording sees; a run has one of them
@@ -26,6 +33,7 @@ MOST_TRAIN_EXAMPLES = 100_000  # from which facts, floors and seen values are le
 
 NO_ANSWERS = "test has no answers, so nothing was scored"
 
+_BEYOND_WORDING = (FLUENCY, RELEVANCE, "semantic_similarity")
 _MOST_BOUND_EXAMPLES = 1000  # more would take as long as the scores themselves, for numbers that are only looked at
 _LEADING_METRICS = 2
 _MOST_UNTRUE = 0.1  # of the references
@@ -35,8 +43,11 @@ _FEW_GROUPS = 20
 @dataclass(frozen=True)
 class Results:
     """`headline` names the few scores that stand for the run. `before` holds the values before training; `bounds` of
-    the leading scores the ceiling and floors, by the names that bounds.py explains. Without answers in the test split
-    there are no scores, nor what is derived from them."""
+    the leading scores the ceiling and floors, by the names that bounds.py explains, and `ceilings` the intervals of
+    those ceilings that are scores of the references; `labels` has the scores of each label, the worst first, and
+    `confidence` what probabilities are worth, where the task has these; `correlations` say whether scores say more than
+    chrF. Without answers in the test split there are only scores that need none, and nothing that is derived from the
+    others."""
 
     predictions: Sequence[Prediction]
     groups: int
@@ -44,6 +55,11 @@ class Results:
     diagnostics: dict[str, Score]
     properties: dict[str, float]
     intervals: dict[str, Interval]  # of the scores and diagnostics
+    ceilings: dict[str, Interval]
+    correlations: dict[str, Correlation]
+    labels: list[LabelScores]
+    confidence: Confidence | None
+    general_text: GeneralText | None
     headline: list[str]
     before: dict[str, float]
     bounds: dict[str, dict[str, float]]
@@ -72,6 +88,9 @@ def measure(
     no_input: str | None,
     params: Evaluate,
     seen: SeenInTraining | None = None,
+    fluent: FluencyScores = NOT_ASKED,
+    general: GeneralText | None = None,
+    validation: Sequence[Prediction] = (),
 ) -> Results:
     """Measures a run on the test split. If nobody knows its answers, what needs none is measured.
 
@@ -82,6 +101,9 @@ def measure(
         labels: the words that a prediction can be; none for free text.
         no_input: what the trained model writes without a source, if there is a source.
         seen: what the predictions of the trained model have in common with all training examples; None: not looked for.
+        fluent: how another model expects the predictions of the trained one.
+        general: what the trained model has forgotten.
+        validation: predictions of the trained model for validation, or none.
 
     Raises:
         UserError: the predictions before training are of other examples, there is a goal for a score that this task has
@@ -91,18 +113,24 @@ def measure(
     marked = Flags([[] for _ in after], {}, {}) if labels else flags(after, seen, params)
     signs, groups = diagnostics(after, bool(labels)) | marked.scores, [own.group for own in after]
     if not any(own.references for own in after):
-        return _without_answers(after, labels, params, signs, marked)
+        return _without_answers(after, labels, params, signs, marked, fluent, general)
     slots = None if labels else Slots.learn((own.source, own.references) for own in train)
     slots = slots and slots.knowing(own.source for own in after)
     scores, earlier = (_scores(side, params, labels, slots) if side else {} for side in (after, before))
+    scores |= fluent.of_predictions
     found = intervals(scores | signs, groups)
+    of_references = {} if labels else _relevance_of_references(after, params) | fluent.of_references
     _check_names_of_goals(params, found)
     some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
     bounds = _bounds(bound_predictions(some, train, labels, no_input), params, labels, slots)
     headline = list(_headline(scores, bounds, params))
     # of texts chrF, which unlike BLEU is never 0 for a near miss
     ranking = headline[0] if labels and headline else "chrf"
+    by_chrf = scores.get("chrf") or chrf(after, params)["chrf"]
     headline_scores = {name: scores[name] for name in headline}
+    of_labels = label_scores(after, labels) if labels or "macro_f1" in params.metrics else []
+    told, on_validation = judged(after, params, labels), judged(validation, params, labels)
+    trusted = confidence(told, on_validation, params.selective_accuracy) if told else None
     near_duplicates = seen.near_duplicates if seen else []
     broken_down = list(breakdowns(after, headline_scores, train, near_duplicates))
     return Results(
@@ -112,46 +140,71 @@ def measure(
         diagnostics=signs,
         properties={} if labels else properties(after),
         intervals=found,
+        ceilings=intervals(of_references, groups),
+        correlations={} if labels else chrf_correlations(_beyond_wording(scores), by_chrf, groups),
+        labels=of_labels,
+        confidence=trusted,
+        general_text=general,
         headline=headline,
         before={name: score.value for name, score in earlier.items()},
-        bounds=bounds | {name: {CEILING: share} for name, share in marked.of_references.items()},
+        bounds={
+            **bounds,
+            **{name: {CEILING: share} for name, share in marked.of_references.items()},
+            **{name: {CEILING: score.value} for name, score in of_references.items()},
+            **({"ece": {CEILING: ece_by_chance(told)}} if told else {}),
+        },
         parts=broken_down,
         goals=check_goals(params.goals, scores | signs, found, len(after)),
         faults=[details(own, slots) if set(TRUTH) & set(headline) else [] for own in after],
         flags=marked.lines,
         ranking=ranking,
-        ranks=(scores.get(ranking) or chrf(after, params)[ranking]).each.tolist(),
+        ranks=scores.get(ranking, by_chrf).each.tolist(),
         notes=[
             *_notes(headline_scores, found, bounds, len(set(groups))),
             *_without_gain(headline_scores, earlier, groups),
             *_near_duplicates(near_duplicates, broken_down),
+            *notes_on_labels(of_labels),
+            *(trusted.notes(found["ece"]) if trusted else ()),
+            *_forgotten(general),
         ],
     )
 
 
 def _without_answers(
-    predictions: Sequence[Prediction], labels: Sequence[str], params: Evaluate, signs: dict[str, Score], marked: Flags
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    params: Evaluate,
+    signs: dict[str, Score],
+    marked: Flags,
+    fluent: FluencyScores,
+    general: GeneralText | None,
 ) -> Results:
     """What can be measured where nobody knows the answers."""
     groups = [own.group for own in predictions]
-    found = intervals(signs, groups)
+    scores = {} if labels else source_similarity(predictions, params) | fluent.of_predictions
+    found = intervals(scores | signs, groups)
     return Results(
         predictions=predictions,
         groups=len(set(groups)),
-        scores={},
+        scores=scores,
         diagnostics=signs,
         properties={} if labels else properties(predictions),
         intervals=found,
+        ceilings={},
+        correlations={},
+        labels=[],
+        confidence=None,
+        general_text=general,
         headline=[],
         before={},
         bounds={},
         parts=[],
-        goals=check_goals(params.goals, signs, found, len(predictions)),
+        goals=check_goals(params.goals, scores | signs, found, len(predictions)),
         faults=[[] for _ in predictions],
         flags=marked.lines,
         ranking="",
         ranks=[0.0] * len(predictions),
-        notes=[NO_ANSWERS],
+        notes=[NO_ANSWERS, *_forgotten(general)],
     )
 
 
@@ -171,8 +224,20 @@ def _scores(
     predictions: Sequence[Prediction], params: Evaluate, labels: Sequence[str], slots: Slots | None
 ) -> dict[str, Score]:
     """A label tells no facts, and its loss is that of a choice among few: labels have the scores of texts alone."""
-    texts = text_scores(predictions, params)
-    return texts if labels else texts | faithfulness(predictions, slots) | model_losses(predictions)
+    texts, told = text_scores(predictions, params), judged(predictions, params, labels)
+    texts |= calibration_scores(told) if told else {}
+    if labels:
+        return texts
+    return texts | source_similarity(predictions, params) | faithfulness(predictions, slots) | model_losses(predictions)
+
+
+def _relevance_of_references(predictions: Sequence[Prediction], params: Evaluate) -> dict[str, Score]:
+    return source_similarity([replace(own, prediction=own.references[0]) for own in predictions], params)
+
+
+def _beyond_wording(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """Those that may say what chrF does not."""
+    return {name: scores[name] for name in _BEYOND_WORDING if name in scores}
 
 
 def _headline(
@@ -250,3 +315,8 @@ def _near_duplicates(of_examples: Sequence[bool], parts: Sequence[Part]) -> Iter
         without = next((part for part in parts if (part.by, part.value) == (NEAR_DUPLICATES, "no")), None)
         rest = f"; without them, {without.score} is {without.result:.4g}" if without else ""
         yield f"{count} of {len(of_examples)} test examples are nearly the same as a training example{rest}"
+
+
+def _forgotten(general: GeneralText | None) -> Iterator[str]:
+    if general:
+        yield f"{GENERAL}: {general.says}"

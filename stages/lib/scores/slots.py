@@ -9,7 +9,7 @@ from itertools import accumulate, islice
 from typing import TypeAlias
 
 from stages.lib.scores.facts import Facts, form_of
-from stages.lib.scores.folded_words import BREAK, Words, folded, spelled_words, words_of
+from stages.lib.scores.folded_words import BREAK, Words, folded, spelled_words, word_matches, words_of
 from stages.lib.scores.phrases import LONGEST, Labelled, Phrases, learn_phrases
 
 _VERBATIM = 0.9  # of the texts of a value have it in its own words: then nothing else is learned about it
@@ -195,6 +195,16 @@ class Slots:
             list(map(show, invented)),
             [(show(lost), show(new)) for lost, new in _replaced(missing, invented)],
         )
+
+    def places(self, source: str, text: str) -> dict[str, list[tuple[int, int]]]:
+        """Field of each fact of the source that words of the text tell -> the first character of such words, and the
+        one after the last."""
+        matches, slots = list(word_matches(text)), _slots(self.read(source))
+        found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for one in self.evidence(slots, [folded(match[0]) for match in matches]):
+            if any(one.tells(slot) for slot in slots):
+                found[one.field].append((matches[one.start].start(), matches[one.end - 1].end()))
+        return dict(found)
 
     def evidence(self, slots: Sequence[Slot], words: Sequence[str]) -> list[_Evidence]:
         """What the words of a text tell; `slots` are the facts of its source."""

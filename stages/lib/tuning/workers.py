@@ -46,12 +46,18 @@ def run_workers(module: str, count: int, fail: Callable[[int, str], bool]) -> No
 
 
 def _started(module: str, place: int, count: int) -> subprocess.Popen[bytes]:
-    share = {"OMP_NUM_THREADS": str(max(1, available_cores() // count)), "TQDM_DISABLE": "1", STARTED: module}
+    return subprocess.Popen([sys.executable, "-m", module], env=share_of_machine(place, count) | {STARTED: module})
+
+
+def share_of_machine(place: int, count: int) -> dict[str, str]:
+    """The environment of one of `count` processes at once, numbered by `place` from 0: its cores or its GPU, and no
+    progress bars."""
+    share = {"OMP_NUM_THREADS": str(max(1, available_cores() // count)), "TQDM_DISABLE": "1"}
     if torch.cuda.is_available():
         every = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         own = every.split(",")
         share["CUDA_VISIBLE_DEVICES"] = own[place % len(own)]
-    return subprocess.Popen([sys.executable, "-m", module], env=os.environ | share)
+    return os.environ | share
 
 
 def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
