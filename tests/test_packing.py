@@ -1,8 +1,10 @@
 """Packed free text: no token is lost or has loss twice, and each piece sees the tokens before it."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.lib.core.process import UserError
 from stages.lib.encoding.packing import packed
 from stages.lib.records.tokenized_examples import TokenizedExample
 
@@ -47,3 +49,9 @@ def test_a_piece_has_the_id_of_the_document_where_it_begins() -> None:
 
 def test_no_documents_make_no_piece() -> None:
     assert list(packed([], 6, 2)) == []
+
+
+def test_an_example_with_a_source_of_its_own_is_refused_for_its_source_would_be_lost() -> None:
+    mixed = [[TokenizedExample("told", [START, 7, 8], [9, END], [], 10)]]
+    with pytest.raises(UserError, match="example told has a source"):
+        list(packed([*documents(3, 3), *mixed], 6, 0))

@@ -4,8 +4,8 @@
 
 REAL_DATA has the folders of the data sets that the recipes name, CHECKPOINTS those that stages.tools.fetch_checkpoint
 lays out, by name. What the stages make is left in FOLDER/TASK; a killed training run continues there. Each task trains
-on a part of its train split, and is chosen by, and some are scored on, examples drawn at random: two cores need half an
-hour at most.
+on its train split or a part of it, and is chosen by, and some are scored on, examples drawn at random: one core needs
+two and a half hours at most.
 """
 
 import random

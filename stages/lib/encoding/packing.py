@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from stages.lib.core.process import UserError
 from stages.lib.records.tokenized_examples import TokenizedExample
 
 
@@ -13,6 +14,9 @@ def packed(batches: Iterable[Sequence[TokenizedExample]], size: int, overlap: in
         batches: tokenized examples of free text. Their targets, end tokens included, are the documents in their order.
             The source of the first is the start of every document.
         overlap: tokens before a piece that become its source; they may be of the document before.
+
+    Raises:
+        UserError: an example has a source of its own, as those of `mix` can.
     """
     start: list[int] = []
     seen: list[int] = []  # the last `overlap` tokens that have had loss
@@ -22,6 +26,11 @@ def packed(batches: Iterable[Sequence[TokenizedExample]], size: int, overlap: in
         pieces = []
         for example in batch:
             start = start or list(example.source_ids)
+            if list(example.source_ids) != start:
+                raise UserError(
+                    f"tokenize -> packing: example {example.id} has a source, which would be lost; write packing: "
+                    f"false, or take the data with sources out of mix"
+                )
             name = name if waiting else example.id
             waiting += example.target_ids
             bytes_left += example.target_bytes
