@@ -52,14 +52,12 @@ def difference_as_text(first: str, second: str, figures: Figures) -> str:
 
 
 def curve_as_text(figures: Figures) -> str:
-    first, *others = (own["points"] for own in figures["scores"].values())
-    rows = [["examples", *(part for name in figures["scores"] for part in (name, "95 %"))]]
-    for points in zip(first, *others, strict=True):
-        row = [f"{points[0]['examples']:,}"]
-        for point in points:
+    rows = [["score", "examples", "value", "95 %"]]
+    for name, own in figures["scores"].items():
+        for place, point in enumerate(own["points"]):
             digits = decimals(point["score"], point["low"], point["high"])
-            row += [f"{point['score']:z.{digits}f}", f"{point['low']:z.{digits}f}-{point['high']:z.{digits}f}"]
-        rows.append(row)
+            ends = f"{point['low']:z.{digits}f}-{point['high']:z.{digits}f}"
+            rows.append(["" if place else name, f"{point['examples']:,}", f"{point['score']:z.{digits}f}", ends])
     caption = f"{figures['task']}, {figures['examples']} test examples; 95 %: what the test examples leave open."
     refused = (line for refused in figures["refused"].values() for line in _folded(f"not compared: {refused}"))
     return "\n".join([*_folded(caption), *refused, *aligned(rows), "", *_sentences(figures)])
