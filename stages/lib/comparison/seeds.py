@@ -17,6 +17,8 @@ from stages.lib.scores.resampling import CONFIDENCE, holm, intervals
 
 FEWEST = 2  # seeds
 
+_TAIL = (1 - CONFIDENCE) / 2  # the share of cases on either side of an interval
+
 
 def spread(runs: Mapping[int, Run]) -> dict[str, Any]:
     """Of the headline scores of one setting, trained with several seeds. Numbers have six digits.
@@ -59,7 +61,7 @@ def _spread(name: str, values: Mapping[int, float], test_half_width: float, test
     numbers, freedom = np.array(list(values.values())), len(values) - 1
     variance = float(numbers.var(ddof=1))
     mean = estimate(float(numbers.mean()), [(variance / len(values), freedom)])
-    ends = [variance * freedom / float(chi2.ppf(share, freedom)) for share in ((1 + CONFIDENCE) / 2, _LOWER)]
+    ends = [variance * freedom / float(chi2.ppf(share, freedom)) for share in (1 - _TAIL, _TAIL)]
     share, low, high = (_share(own, test) for own in (variance, *ends))
     return {
         "values": {str(seed): rounded(value) for seed, value in values.items()},
@@ -72,9 +74,6 @@ def _spread(name: str, values: Mapping[int, float], test_half_width: float, test
         "larger": _larger(low, high),
         "sentence": _sentence(name, len(values), share, low, high),
     }
-
-
-_LOWER = (1 - CONFIDENCE) / 2
 
 
 def _share(seed: float, test: float) -> float:

@@ -23,6 +23,8 @@ from stages.lib.scores.resampling import CONFIDENCE, RESAMPLES, resampled
 from stages.lib.scores.results import NO_ANSWERS
 from stages.lib.scores.score import Score
 
+Figures = Mapping[str, Any]  # of a report, as it is written
+
 
 @dataclass(frozen=True)
 class Series:
@@ -122,6 +124,3 @@ def off_diagonal(covariance: Numbers) -> float:
 
 def rounded(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-Figures = Mapping[str, Any]
