@@ -13,6 +13,7 @@ checkpoint as a pretrained model with dropout, saved again. Each case has a proc
 import json
 import multiprocessing
 import resource
+import shutil
 import sys
 import tempfile
 import traceback
@@ -140,17 +141,19 @@ def _send_row(connection: Connection, group: str, architecture: str) -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     row = Row(group, architecture, "ok")
+    folder = tempfile.mkdtemp()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            row = checked(row, Path(folder))
+        row = checked(row, Path(folder))
     except UserError as error:
-        row = replace(row, result="refused", line=error.lines[0])
+        row = replace(row, result="refused", line=error.lines[0].replace(folder, "FOLDER"))
     except _PlainFailure as error:
         row = replace(row, result="plain fails", line=str(error))
     except Exception as error:  # of any class: it is what the table reports
         place = traceback.extract_tb(error.__traceback__)[-1]
         line = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(place.filename).name}:{place.lineno})"
         row = replace(row, result="traceback", line=line)
+    finally:
+        shutil.rmtree(folder)
     connection.send(row)
 
 
