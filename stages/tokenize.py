@@ -105,7 +105,7 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizers library
     candidates = model.candidates()
-    families = _for_each(candidates, lambda _, candidate: _family(params, candidate, source / "train"))
+    families = _for_each(candidates, lambda _, candidate: _family(params, candidate, source / "validation"))
     for folder in ("alternatives", "alternatives_test", "report/alternatives"):
         shutil.rmtree(target / folder, ignore_errors=True)
     _for_each(candidates, lambda name, candidate: _tokenize(params, candidate, families[name], name, source, target))
@@ -126,10 +126,10 @@ def _for_each(candidates: Mapping[str, Model], do: Callable[[str, Model], T]) ->
     return results
 
 
-def _family(params: Tokenize, model: Model, train: Path) -> Family:
+def _family(params: Tokenize, model: Model, own: Path) -> Family:
     """Raises UserError where a model of its family can't be used in this way."""
     family = model_family(model)
-    _check_use(params, family, train)
+    _check_use(params, family, own)
     return family
 
 
@@ -145,9 +145,12 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
     with jsonl_writer(report / "rejected.jsonl") as write:
         for split, stats in by_split.items():
             encoder = Encoder(tokenizer, params, family, labels, answers_apart=split == "test")
-            batches = _accepted(_encoded(encoder, source / split, stats.examples, title), split, stats, write)
+            encoded = _encoded(encoder, source / split, stats.examples, title)
             if params.packing and split == "train":
+                batches = _accepted(_of_free_text(encoded), split, stats, write)
                 batches = packed(batches, params.max_target_tokens, params.overlap_tokens)
+            else:
+                batches = _accepted(encoded, split, stats, write)
             folder = (prediction if split == "test" else training) / split
             write_tokenized_examples(folder, _counted(batches, stats, params.shown_examples))
     answers = Encoder(tokenizer, params, family, labels, answers_apart=True)
@@ -156,7 +159,7 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
     for folder in dict.fromkeys((training, prediction)):
         tokenizer.save_pretrained(folder / "tokenizer")
         write_label_ids(folder / "label_ids.json", _label_ids(encoder, labels))
-    write_json(prediction / "no_input.json", {"source_ids": _without_input(encoder, source / "train")})
+    write_json(prediction / "no_input.json", {"source_ids": _without_input(encoder, source / "validation")})
     write_json(report / "settings.json", params.model_dump(mode="json"))
     write_json(report / "stats.json", {split: _summary(stats) for split, stats in by_split.items()})
     _check(by_split, params, report)
@@ -180,9 +183,9 @@ def _write_answers(encoder: Encoder, examples: Path, whole: Path, target: Path) 
         shutil.copytree(whole, target)
 
 
-def _check_use(params: Tokenize, family: Family, train: Path) -> None:
-    """Raises UserError where a model of this family can't be used in this way."""
-    for example in islice(read_examples(train), 1):
+def _check_use(params: Tokenize, family: Family, own: Path) -> None:
+    """Raises UserError where a model of this family can't be used in this way. `own` has no examples of `mix`."""
+    for example in islice(read_examples(own), 1):
         is_free_text = not (example.source or example.turns)
         if params.as_chat and (family != "causal" or is_free_text):
             raise UserError("tokenize -> as_chat: only causal models chat, and free text is no chat; write false")
@@ -195,8 +198,6 @@ def _check_use(params: Tokenize, family: Family, train: Path) -> None:
                 "tokenize -> truncation: right would cut the question that a conversation ends with; write left, which "
                 "drops its oldest turns"
             )
-        if params.packing and not is_free_text:
-            raise UserError("tokenize: only free text can be packed (packing: true); examples with a source can't")
 
 
 def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path, title: str) -> PreTrainedTokenizerBase:
@@ -239,6 +240,18 @@ def _encoded(encoder: Encoder, examples: Path, count: int, title: str = "tokeniz
         for ids in prefetched(encoded) if encoder.is_fast else encoded:
             yield (batch := encoder.fitted(ids))
             bar.update(len(batch))
+
+
+def _of_free_text(batches: Iterable[list[Encoded]]) -> Iterator[list[Encoded]]:
+    """The same batches. Raises UserError at an example with a source, as those of `mix` can have."""
+    for batch in batches:
+        for example in (encoded.example for encoded in batch):
+            if example.source or example.turns:
+                raise UserError(
+                    f"tokenize: only free text can be packed (packing: true), and example {example.id} has a source; "
+                    f"write packing: false, or take the data with sources out of mix"
+                )
+        yield batch
 
 
 def _accepted(
@@ -286,9 +299,9 @@ def _label_ids(encoder: Encoder, labels: Sequence[str]) -> list[Label]:
     return [Label(label, ids) for label, ids in zip(labels, encoder.ids(examples)[2], strict=True)]
 
 
-def _without_input(encoder: Encoder, train: Path) -> list[int] | None:
+def _without_input(encoder: Encoder, own: Path) -> list[int] | None:
     """None for free text and conversations: they have no source that could be left out."""
-    has_source = any(example.source for example in islice(read_examples(train), 1))
+    has_source = any(example.source for example in islice(read_examples(own), 1))
     return encoder.prompt_without_source() if has_source else None
 
 

@@ -259,7 +259,6 @@ def test_a_set_without_a_usable_row_is_a_mistake(tmp_path: Path) -> None:
             },
             "mix -> a: with duplicates -> compare: source",
         ),
-        ({"mix": {"a": {**TALES, "source": "{a}", "share": 0.5}}, "source": None}, "mix -> a -> source: the scenario"),
         ({"mix": {"a": {**TALES, "files": "../a.csv", "share": 0.5}}}, "outside the scenario's folder"),
         ({"mix": {"a": {**TALES, "target": "tale", "share": 0.5}}}, "`tale` names no column"),
         ({"mix": {"a": {**TALES, "share": 1.0}}}, "less than 1"),

@@ -1,10 +1,8 @@
 """Packed free text: no token is lost or has loss twice, and each piece sees the tokens before it."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.lib.core.process import UserError
 from stages.lib.encoding.packing import packed
 from stages.lib.records.tokenized_examples import TokenizedExample
 
@@ -51,7 +49,7 @@ def test_no_documents_make_no_piece() -> None:
     assert list(packed([], 6, 2)) == []
 
 
-def test_an_example_with_a_source_of_its_own_is_refused_for_its_source_would_be_lost() -> None:
-    mixed = [[TokenizedExample("told", [START, 7, 8], [9, END], [], 10)]]
-    with pytest.raises(UserError, match="example told has a source"):
-        list(packed([*documents(3, 3), *mixed], 6, 0))
+def test_a_document_in_parts_is_packed_as_if_it_were_whole() -> None:
+    whole = [TokenizedExample("tale", [], [2, 3, 4, 5, 6, 7, 8, END], [], 80)]
+    parts = [TokenizedExample("tale", [], [2, 3, 4, 5], [], 40), TokenizedExample("tale", [4, 5], [6, 7, 8, END], [], 40)]
+    assert list(packed([parts], 3, 1)) == list(packed([whole], 3, 1))

@@ -153,6 +153,22 @@ def test_free_text_has_no_prompt_without_a_source(tmp_path: Path) -> None:
     assert tokenize(tmp_path, splits).no_input is None
 
 
+TALES = [Example(f"tale{n}", "", [f"once there were {n} of them"]) for n in range(20)]
+MIXED: Splits = {"train": [*PLACES["train"], *TALES], "validation": TALES[:3], "test": TALES[3:6]}
+
+
+def test_examples_with_a_source_can_be_mixed_into_free_text(tmp_path: Path) -> None:
+    found = tokenize(tmp_path, MIXED)
+    assert found.sources("train") == [f"the lighthouse number {n}\n" for n in range(20)] + ["\n"] * 20
+    assert found.no_input is None
+
+
+def test_no_source_is_lost_by_packing(tmp_path: Path) -> None:
+    (line,) = failure(tmp_path, MIXED, packing=True, long_target="split")
+    assert "packing: true" in line
+    assert "lighthouse0 has a source" in line
+
+
 def test_every_reference_makes_a_tokenized_example(tmp_path: Path) -> None:
     many = Example("many", "a source", ["one", "two", "three"])
     tokenized = tokenize(tmp_path, {**PLACES, "test": [*examples("zeppelin", 2), many]})

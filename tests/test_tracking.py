@@ -33,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put(name: str, size: int = 0) -> None:
-    (RAW / name).parent.mkdir(exist_ok=True)
+    (RAW / name).parent.mkdir(parents=True, exist_ok=True)
     (RAW / name).write_text("facts,text\n" + "x" * size)
 
 
@@ -77,6 +77,15 @@ def test_what_is_too_large_for_git_is_given_to_dvc_before_git_add_takes_it(proje
     ]
     (project / ".gitignore").write_text(f"/{RAW}/\n/data/raw/models/own/\n")
     check_params.main()
+
+
+def test_a_repository_of_dvc_within_that_of_git_is_no_copy(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = project / "data/base"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    monkeypatch.setenv("DVC_ROOT", str(inner))
+    put("train/lost.csv")
+    check_copy(lambda: raw_files(section(Prepare, train="train", validation=None, test=None), RAW))
 
 
 def test_an_experiment_in_a_copy_is_refused_where_it_would_take_fewer_rows(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from stages.lib.core.process import UserError
 from stages.lib.records.tokenized_examples import TokenizedExample
 
 
@@ -12,11 +11,9 @@ def packed(batches: Iterable[Sequence[TokenizedExample]], size: int, overlap: in
 
     Args:
         batches: tokenized examples of free text. Their targets, end tokens included, are the documents in their order.
-            The source of the first is the start of every document.
+            The source of the first is the start of every document; a long one can come in parts, whose sources don't
+            count.
         overlap: tokens before a piece that become its source; they may be of the document before.
-
-    Raises:
-        UserError: an example has a source of its own, as those of `mix` can.
     """
     start: list[int] = []
     seen: list[int] = []  # the last `overlap` tokens that have had loss
@@ -25,12 +22,7 @@ def packed(batches: Iterable[Sequence[TokenizedExample]], size: int, overlap: in
     for batch in batches:
         pieces = []
         for example in batch:
-            start = start or list(example.source_ids)
-            if list(example.source_ids) != start:
-                raise UserError(
-                    f"tokenize -> packing: example {example.id} has a source, which would be lost; write packing: "
-                    f"false, or take the data with sources out of mix"
-                )
+            start = start if name else list(example.source_ids)
             name = name if waiting else example.id
             waiting += example.target_ids
             bytes_left += example.target_bytes

@@ -22,8 +22,9 @@ def check_copy(raw_files: Callable[[], Iterable[Path]]) -> None:
     Raises:
         UserError: the copy lacks a file that neither git nor DVC keeps.
     """
-    top, main = top_folder(), os.environ.get("DVC_ROOT")
-    if top is None or main is None or top == Path(main).resolve():
+    top, dvc_folder = top_folder(), os.environ.get("DVC_ROOT")  # which can lie in a repository of git, as data/base does
+    main = top_folder(Path(dvc_folder)) if dvc_folder else None
+    if top is None or main is None or top == main:
         return
     with chdir(main / Path.cwd().resolve().relative_to(top)):
         lost = untracked(raw_files())
@@ -60,10 +61,10 @@ def pointers_to(path: Path) -> list[Path]:
     return [each.with_name(each.name + POINTER) for each in (path, *path.parents) if each.name]
 
 
-def top_folder() -> Path | None:
-    """Top folder of the git repository; None outside of one."""
+def top_folder(folder: Path | None = None) -> Path | None:
+    """Top folder of the git repository of a folder, by default the present one; None outside of one."""
     try:
-        return Path(next(git_list("rev-parse", "--show-toplevel", cwd=Path.cwd())).rstrip("\n")).resolve()
+        return Path(next(git_list("rev-parse", "--show-toplevel", cwd=folder or Path.cwd())).rstrip("\n")).resolve()
     except (OSError, subprocess.CalledProcessError):
         return None
 

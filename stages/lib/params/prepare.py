@@ -332,8 +332,6 @@ class Prepare(Task):
             raise ValueError(
                 f"{place}: with `messages`, the turns before an answer are its source; leave the others out"
             )
-        if own.source is not None and self.source is None:
-            raise ValueError(f"{place} -> source: the scenario has free text; leave it out")
         if own.source is None and self.labels is not None:
             raise ValueError(f"{place}: a label answers a source; give `source`")
         if own.source is None and self.messages is None and self.duplicates.compare == "source":
