@@ -113,7 +113,7 @@ def test_checks_compute_forward_and_backward_in_float32_whatever_the_precision_o
     for layer in network.modules():
         layer.register_forward_hook(lambda *_: rounded.append(torch.is_autocast_enabled("cpu")))
         layer.register_full_backward_hook(lambda *_: rounded.append(torch.is_autocast_enabled("cpu")))
-    with autocast("bfloat16"):
+    with torch.autocast("cpu", torch.bfloat16):  # also where training would refuse it, as emulated
         check_causal(network, examples_of(tokens))
         choose_layout(network, examples_of(tokens))
     assert rounded

@@ -51,5 +51,6 @@ def test_no_documents_make_no_piece() -> None:
 
 def test_a_document_in_parts_is_packed_as_if_it_were_whole() -> None:
     whole = [TokenizedExample("tale", [], [2, 3, 4, 5, 6, 7, 8, END], [], 80)]
-    parts = [TokenizedExample("tale", [], [2, 3, 4, 5], [], 40), TokenizedExample("tale", [4, 5], [6, 7, 8, END], [], 40)]
-    assert list(packed([parts], 3, 1)) == list(packed([whole], 3, 1))
+    first = TokenizedExample("tale", [], [2, 3, 4, 5], [], 40)
+    second = TokenizedExample("tale", [4, 5], [6, 7, 8, END], [], 40)
+    assert list(packed([[first, second]], 3, 1)) == list(packed([whole], 3, 1))

@@ -36,16 +36,32 @@ NOTATIONS: tuple[Callable[[Fields], str], ...] = (
     lambda fields: " | ".join(f"{key} | {value}" for key, value in fields),
     lambda fields: json.dumps(dict(fields), ensure_ascii=False),
 )
-_ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl qu r s sc sh sl st t th tr v w z".split()
-_VOWELS = "a a a e e e i i o o u ai ea ee oo ou".split()
-_CODAS = ["", "", "", *"ck d g l ld lk ll m n nd ng nt r rd rk rn rt s sk ss st t th x".split()]
-_PLACES = "Street Lane House Court Bridge Park Hill Green Tower Hall Yard Square Gate Road Mill Station".split()
-_SMALL = frozenset(
-    "a an and are as at be been but by for from had has have he her him his i if in into is it its may me my no not of "
-    "on or our said she so than that the their them then there these they this to up us was we were what when which "
-    "who will with would you your".split()
-)
-_BEFORE_A_PHRASE = frozenset("about after at before by for from in into like near of on over to under with".split())
+_ONSETS = (
+    "b", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gl", "gr", "h", "j", "k", "l", "m", "n", "p", "pl",
+    "qu", "r", "s", "sc", "sh", "sl", "st", "t", "th", "tr", "v", "w", "z",
+)  # fmt: skip
+_VOWELS = (
+    "a", "a", "a", "e", "e", "e", "i", "i", "o", "o", "u", "ai", "ea", "ee", "oo", "ou",
+)  # fmt: skip
+_CODAS = (
+    "", "", "", "ck", "d", "g", "l", "ld", "lk", "ll", "m", "n", "nd", "ng", "nt", "r", "rd", "rk", "rn", "rt", "s",
+    "sk", "ss", "st", "t", "th", "x",
+)  # fmt: skip
+_PLACES = (
+    "Street", "Lane", "House", "Court", "Bridge", "Park", "Hill", "Green", "Tower", "Hall", "Yard", "Square",
+    "Gate", "Road", "Mill", "Station",
+)  # fmt: skip
+_SMALL = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "for", "from", "had", "has", "have", "he",
+    "her", "him", "his", "i", "if", "in", "into", "is", "it", "its", "may", "me", "my", "no", "not", "of", "on",
+    "or", "our", "said", "she", "so", "than", "that", "the", "their", "them", "then", "there", "these", "they",
+    "this", "to", "up", "us", "was", "we", "were", "what", "when", "which", "who", "will", "with", "would", "you",
+    "your",
+))  # fmt: skip
+_BEFORE_A_PHRASE = frozenset((
+    "about", "after", "at", "before", "by", "for", "from", "in", "into", "like", "near", "of", "on", "over", "to",
+    "under", "with",
+))  # fmt: skip
 
 
 class Words:
@@ -142,10 +158,7 @@ def told(sentence: str, inventor: Inventor, random: Random) -> tuple[Fields, str
         phrase = " ".join(words[at : at + size])
         stripped = phrase.rstrip(".,;:!?")
         is_name = at > 0 and stripped[:1].isupper()
-        if is_name and random.random() < 0.8:
-            value = inventor.name()
-        else:
-            value = stripped
+        value = inventor.name() if is_name and random.random() < 0.8 else stripped
         before = words[at - 1].lower() if at else ""
         key = before if before in _BEFORE_A_PHRASE else "name" if is_name else inventor.key()
         if value and key not in keys:
@@ -178,15 +191,20 @@ def described(inventor: Inventor, random: Random) -> tuple[Fields, str]:
     """Fields of a thing with a made-up name, and sentences that word each of them once."""
     name, kind = inventor.name(), inventor.value() if random.random() < 0.2 else inventor.key()
     keys = dict.fromkeys(inventor.key() for _ in range(random.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))))
-    facts = [(key, "yes" if random.random() < 0.1 else "no" if random.random() < 0.1 else inventor.value()) for key in keys]
+    facts = [(key, answer(random) or inventor.value()) for key in keys]
     has_kind = random.random() < 0.7
     fields = [(random.choice(("name", "name", "name", "title", "who", "label")), name)]
     fields += [(random.choice(("kind", "kind", "type", "class")), kind)] if has_kind else []
-    fields = [*fields, *facts]
+    fields += facts
     if random.random() < 0.3:
         random.shuffle(fields)
     told_facts = random.sample(facts, len(facts)) if random.random() < 0.6 else facts
     return fields, worded(name, kind if has_kind else "", told_facts, random)
+
+
+def answer(random: Random) -> str:
+    """Mostly none."""
+    return "yes" if random.random() < 0.1 else "no" if random.random() < 0.1 else ""
 
 
 def worded(name: str, kind: str, facts: Sequence[tuple[str, str]], random: Random) -> str:
@@ -195,12 +213,12 @@ def worded(name: str, kind: str, facts: Sequence[tuple[str, str]], random: Rando
         taken, waiting = waiting[: (count := random.choice((1, 2, 2, 3)))], waiting[count:]
         claims = [claim(key, value, random) for key, value in taken]
         own = f"{article(kind)} {kind}" if kind and not sentences else ""
-        sentences.append(sentence(subject, own, claims, random))
+        sentences.append(joined(subject, own, claims, random))
         subject = random.choice(("It", "It", name, f"The {kind}" if kind else "It"))
     return " ".join(sentences)
 
 
-def sentence(subject: str, own: str, claims: Sequence[str], random: Random) -> str:
+def joined(subject: str, own: str, claims: Sequence[str], random: Random) -> str:
     rest = " and ".join([", ".join(claims[:-1]), claims[-1]]) if len(claims) > 1 else "".join(claims)
     if not own:
         return capital(f"{subject} {rest}.")

@@ -22,8 +22,8 @@ def check_copy(raw_files: Callable[[], Iterable[Path]]) -> None:
     Raises:
         UserError: the copy lacks a file that neither git nor DVC keeps.
     """
-    top, dvc_folder = top_folder(), os.environ.get("DVC_ROOT")  # which can lie in a repository of git, as data/base does
-    main = top_folder(Path(dvc_folder)) if dvc_folder else None
+    top, dvc_folder = top_folder(), os.environ.get("DVC_ROOT")
+    main = top_folder(Path(dvc_folder)) if dvc_folder else None  # DVC's own may lie deeper, as that of data/base
     if top is None or main is None or top == main:
         return
     with chdir(main / Path.cwd().resolve().relative_to(top)):
