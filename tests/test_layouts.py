@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.lib.core.process import UserError
 from stages.lib.generation.decoding import Prompt, decode
-from stages.lib.models.devices import autocast
 from stages.lib.models.families import interface_of
 from stages.lib.models.layouts import Layout, allowed_groups, check_causal, choose_layout
 from stages.lib.models.loading import base_model
