@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from stages.lib.comparison.run import Run, flat
+from stages.lib.comparison.lock import Lock, Value
+from stages.lib.comparison.run import Run
 from stages.lib.comparison.series import check_answers
 from stages.lib.core.files import read_json, write_json
 from stages.lib.core.finished import states
@@ -28,9 +29,6 @@ from stages.tools.compare import WORKSPACE, run_of
 
 LOCK = Path("dvc.lock")
 _SHOWN = 3
-
-Lock = Mapping[str, Any]  # stage -> what dvc.lock says of it
-Value = int | float  # of the parameter
 
 
 class Variants(NamedTuple):
@@ -58,7 +56,7 @@ def present_value(parameter: str) -> Value:
     _check_tracked()
     _check_finished()
     check_answers([run_of(WORKSPACE)])
-    return _value(_present_lock(), parameter)
+    return _present_lock().value(parameter)
 
 
 def finished(parameter: str, revision: str = WORKSPACE) -> Variants:
@@ -68,16 +66,16 @@ def finished(parameter: str, revision: str = WORKSPACE) -> Variants:
         UserError: the revision is unknown, or has no finished run.
     """
     lock = _present_lock() if revision == WORKSPACE else _lock_of(revision)
-    if not _is_whole(lock, lock):
+    if not lock.is_whole():
         raise UserError(f"{revision}: its dvc.lock is of no finished run: run `make repro` there, and commit it")
-    wanted = _but_for(parameter, _inputs(lock))
+    wanted = lock.inputs_but_for(parameter)
     found = {}
     for commit in _experiments():
         with suppress(UserError):  # it started from a commit without such a pipeline
             other = _lock_at(commit, commit)
-            if _is_whole(other, lock) and _but_for(parameter, _inputs(other)) == wanted:
-                found[_value(other, parameter)] = commit
-    return Variants(parameter, found | {_value(lock, parameter): revision})
+            if other.is_whole() and other.inputs_but_for(parameter) == wanted:
+                found[other.value(parameter)] = commit
+    return Variants(parameter, found | {lock.value(parameter): revision})
 
 
 def complete(parameter: str, values: Sequence[Value], jobs: int) -> Variants:
@@ -184,7 +182,7 @@ def _check_finished() -> None:
 
 
 def _present_lock() -> Lock:
-    return _stages(LOCK.read_text("utf-8"))
+    return Lock.parse(LOCK.read_text("utf-8"))
 
 
 def _lock_of(revision: str) -> Lock:
@@ -197,12 +195,7 @@ def _lock_of(revision: str) -> Lock:
 def _lock_at(commit: str, name: str) -> Lock:
     if not (text := _git("show", f"{commit}:./{LOCK}")):
         raise UserError(f"{name}: no {LOCK}, so the pipeline has never run there")
-    return _stages(text)
-
-
-def _stages(text: str) -> Lock:
-    stages: Lock = YAML(typ="safe", pure=True).load(text)["stages"]
-    return stages
+    return Lock.parse(text)
 
 
 def _experiments(name: str = "*") -> list[str]:
@@ -213,51 +206,3 @@ def _experiments(name: str = "*") -> list[str]:
 def _git(*arguments: str) -> str:
     """What it prints; nothing if there is no such thing."""
     return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout
-
-
-def _inputs(lock: Lock) -> dict[tuple[str, str], Any]:
-    """Stage and name -> the value or hash of each parameter, and of each path that no stage has made."""
-    made = set(_made(lock))
-    found: dict[tuple[str, str], Any] = {}
-    for stage, entry in lock.items():
-        for values in entry.get("params", {}).values():
-            found |= {(stage, name): value for name, value in flat(values)}
-        found |= {(stage, dep["path"]): _hash(dep) for dep in entry.get("deps", ()) if dep["path"] not in made}
-        found[stage, "cmd"] = entry["cmd"]
-    return found
-
-
-def _but_for(parameter: str, inputs: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
-    return {place: value for place, value in inputs.items() if place[1] != parameter}
-
-
-def _value(lock: Lock, parameter: str) -> Value:
-    """Raises UserError if no stage has read the parameter."""
-    for (_, name), value in _inputs(lock).items():
-        if name == parameter:
-            number: Value = value
-            return number
-    raise UserError(f"{parameter}: this run is older than the parameter: run `make repro`, and commit dvc.lock")
-
-
-def _is_whole(lock: Lock, wanted: Lock) -> bool:
-    """Whether each stage has run with what the stages before it have made, and all of them with one value of each
-    parameter. Of an experiment that has run some stages only, the others are from before."""
-    made = _made(lock)
-    names: dict[str, Any] = {}
-    for entry in lock.values():
-        if any(made.get(dep["path"], _hash(dep)) != _hash(dep) for dep in entry.get("deps", ())):
-            return False
-        for values in entry.get("params", {}).values():
-            for name, value in flat(values):
-                if names.setdefault(name, value) != value:
-                    return False
-    return lock.keys() >= wanted.keys()
-
-
-def _made(lock: Lock) -> dict[str, Any]:
-    return {out["path"]: _hash(out) for entry in lock.values() for out in entry.get("outs", ())}
-
-
-def _hash(path: Mapping[str, Any]) -> Any:
-    return path.get("md5", path)
