@@ -61,7 +61,7 @@ def test_the_recipe_makes_a_base_of_another_corpus(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(recipe)
     make_facts(monkeypatch, 100)
     edit(recipe, "validation_fraction: 0.005", "validation_fraction: 0.1")
-    edit(recipe, "\ntrain:\n  epochs: 0.38", "\ntrain:\n  epochs: 0.1")
+    edit(recipe, "\ntrain:\n  epochs: 0.33", "\ntrain:\n  epochs: 0.1")
     edit(recipe, "train_processes: 2", "train_processes: 1")
     for stage in STAGES:
         run_stage(recipe, stage)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from stages.lib.scores.slots import Slots
 from stages.tools.compare import compared, has_regression
 from tests.build import copy_dvcignore, prediction
 from tests.shell import WITH_CODE
+from tests.shell import dvc as shell_dvc
 
 PROJECT = Path(__file__).parent.parent
+dvc = partial(shell_dvc, environment=WITH_CODE)
 EXAMPLES = 120
 
 
@@ -342,7 +345,7 @@ def commit_run(folder: Path, name: str, gain: float, seed: int) -> None:
     write_scored(folder / "made/data/evaluate/scores.parquet", scored(texts, scores(gain, seed)))
     write_json(folder / "made/metrics/evaluate.json", {"task": "toy", "model": "gpt2", "bleu": 1.0, "ter": 1.0})
     sh(folder, f"git checkout -q -b {name}")
-    sh(folder, "dvc repro -q")
+    dvc(folder, "repro -q")
     sh(folder, "git add .")
     sh(folder, f"git commit -q -m {name}")
 
@@ -366,7 +369,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sh(folder, "git add .")
     sh(folder, "git commit -q -m old")
     commit_run(folder, "main", gain=0, seed=0)
-    sh(folder, "dvc push -q")
+    dvc(folder, "push -q")
     commit_run(folder, "better", gain=8, seed=3)
     sh(folder, "dvc exp run -q --name trial -S fit.rate=3")
     sh(folder, "git checkout -q -f better")
@@ -418,7 +421,7 @@ def test_a_pull_request_that_makes_the_model_worse_is_told_so(project: Path, tmp
     (here / ".ci").mkdir()
     shutil.copy(PROJECT / ".ci/compare", here / ".ci")
     sh(here, "git checkout -q main")
-    sh(here, "dvc checkout -q")
+    dvc(here, "checkout -q")
     assert sh(here, ".ci/compare better").stdout == "verdict=worse\n"
     assert (here / "reports/comparison.md").read_text().startswith("**workspace is worse than better")
 

@@ -157,6 +157,7 @@ def curve_and_layout(
     return curve, are_packed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_model_learns_the_same(
     data: TokenizedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from stages.lib.params.fit import Fit
 from stages.tools import check_params, tasks
 from stages.tools.compare import compared
 from tests.build import copy_dvcignore
-from tests.shell import run
+from tests.shell import dvc, run
 
 PROJECT = Path(__file__).parent.parent
 FILES = (".gitignore", ".gitattributes", "dvc.yaml", "params.yaml", "dvc.lock")
@@ -139,7 +139,7 @@ def pretend_run(project: Path) -> None:
             file = folder / out if Path(out).suffix else folder / out / "content"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text('{"bleu": 30}')
-    run(project, f"dvc commit -q -f {' '.join(str(pipeline.relative_to(project)) for pipeline in pipelines)}")
+    dvc(project, f"commit -q -f {' '.join(str(pipeline.relative_to(project)) for pipeline in pipelines)}")
 
 
 def commit(project: Path, message: str) -> None:
@@ -152,7 +152,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A team's project with two tasks that have run. Tests leave it unchanged."""
     upstream = copy_of_the_project(tmp_path_factory.mktemp("upstream"))
     run(upstream, "git init -q -b main")
-    run(upstream, "dvc init -q -f")
+    dvc(upstream, "init -q -f")
     commit(upstream, "version-1")
     project = tmp_path_factory.mktemp("team") / "project"
     run(upstream, f"git clone -q -o upstream . {project}")

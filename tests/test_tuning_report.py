@@ -19,7 +19,7 @@ from stages.lib.tuning.confirmation import Confirmed
 from stages.lib.tuning.report import write_report, write_seconds
 from stages.lib.tuning.study import Trial
 from tests.build import contents
-from tests.shell import run
+from tests.shell import dvc, run
 
 PLOTS: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(Path("dvc.yaml"))["plots"]
 TABLES = "metrics/plots/tune_hyperparameters/"
@@ -303,7 +303,7 @@ def test_dvc_compares_the_searches_of_two_revisions(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     run(project, "git init -q")
-    run(project, "dvc init -q")
+    dvc(project, "init -q")
     shutil.copytree(TEMPLATES, project / TEMPLATES)
     with (project / "dvc.yaml").open("w") as file:
         YAML().dump({"plots": [{name: plot} for name, plot, *_ in of_search()]}, file)

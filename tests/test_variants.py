@@ -12,7 +12,7 @@ from stages.lib.core.process import UserError
 from stages.tools import learning_curve, seeds
 from stages.tools.variants import finished
 from tests.build import contents, copy_dvcignore
-from tests.shell import WITH_CODE
+from tests.shell import WITH_CODE, dvc
 from tests.shell import run as shell
 
 DVC = """
@@ -75,13 +75,13 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(text.replace("{log}", str(tmp_path / "log")))
     top = tmp_path / "project"
     (top / ".gitignore").write_text("/tasks/*/data/?*\n.scratch/\n")
-    for command in ("git init -q -b main", "dvc init -q"):
-        shell(top, command, WITH_CODE)
+    shell(top, "git init -q -b main", WITH_CODE)
+    dvc(top, "init -q", WITH_CODE)
     copy_dvcignore(top)
     for command in ("git add .", "git commit -q -m start"):
         shell(top, command, WITH_CODE)
     (folder / "params.yaml").write_text(PARAMS.replace("rate: 0.1", "rate: 0.2"))
-    shell(folder, "dvc repro -q", WITH_CODE)
+    dvc(folder, "repro -q", WITH_CODE)
     for name, value in WITH_CODE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)

@@ -190,9 +190,9 @@ def phrase_length(words: Sequence[str], at: int) -> int:
 def described(inventor: Inventor, random: Random) -> tuple[Fields, str]:
     """Fields of a thing with a made-up name, and sentences that word each of them once."""
     name, kind = inventor.name(), inventor.value() if random.random() < 0.2 else inventor.key()
-    keys = dict.fromkeys(inventor.key() for _ in range(random.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))))
+    keys = dict.fromkeys(inventor.key() for _ in range(random.choice((0, 0, 1, 1, 2, 2, 3, 4, 5, 6))))
     facts = [(key, answer(random) or inventor.value()) for key in keys]
-    has_kind = random.random() < 0.7
+    has_kind = not facts or random.random() < 0.7
     fields = [(random.choice(("name", "name", "name", "title", "who", "label")), name)]
     fields += [(random.choice(("kind", "kind", "type", "class")), kind)] if has_kind else []
     fields += facts

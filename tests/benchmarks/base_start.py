@@ -90,7 +90,7 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
         "base": section(Model, name="folder", folder=str(SHIPPED), architecture="checkpoint", scratch=None),
         "random": scratch_model(architecture_of(SHIPPED)),
     }
-    _data(task, models["base"], real_data, folder)
+    prepared(task, models["base"], real_data, folder)
     for start, model in models.items():
         tried = _tried(task, model, folder)
         best = _best(tried)
@@ -101,7 +101,7 @@ def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
                 yield Row(start, rate, seed, step, loss, score if step == curve[-1][0] else None)
 
 
-def _data(task: Task, model: Model, real_data: Path, folder: Path) -> None:
+def prepared(task: Task, model: Model, real_data: Path, folder: Path) -> None:
     """Evenly spaced examples of the task, as token ids of the base, for both starts."""
     params = Path(shutil.copy("params.yaml", folder))
     if task.recipe:

@@ -79,8 +79,8 @@ class Point(NamedTuple):
 _MINILM_RATES, _BASE_RATES = [1e-4, 3e-4, 1e-3, 3e-3], [0.001, 0.002, 0.004, 0.008]
 TASKS = {
     "sst2": Task(ENCODER, "accuracy", _MINILM_RATES, 3e-4, 2, train=300, validation=150, test=400),
-    "e2e": Task(None, "loss", _BASE_RATES, 0.004, 1, train=100, validation=100, test=200),
-    "tweetqa": Task(None, "loss", _BASE_RATES, 0.004, 1, train=250, validation=100, test=200),
+    "e2e": Task(None, "loss", _BASE_RATES, 0.004, 1, train=60, validation=40, test=100),
+    "tweetqa": Task(None, "loss", _BASE_RATES, 0.004, 1, train=250, validation=60, test=150),
 }
 
 
