@@ -18,7 +18,6 @@ from transformers.utils.logging import disable_progress_bar
 MODEL = Path("data/train/model")
 TARGET = Path("../raw/base")
 
-_START = "the weights of an earlier run, which had read 11.1 million tokens of text"
 _HEADER = """---
 language: en
 library_name: transformers
@@ -47,7 +46,8 @@ def card() -> str:
     values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
     fit, shape = values["fit"], values["architectures"]["llama"]
     train, tokens, scores = (_metrics(name) for name in ("train", "tokenize", "evaluate"))
-    seen = train["updates"] * fit["batch_tokens"]
+    piece = values["scenarios"]["corpus"]["tokenize"]["max_target_tokens"]
+    seen = train["updates"] * fit["batch_size"] * piece
     held_out = tokens["test"]["tokenized_examples"]
     paragraphs = [
         f"A causal model of {train['parameters']:,} parameters in the shape of Llama, so that the first fine-tuning "
@@ -57,11 +57,9 @@ def card() -> str:
         "**Data**: 80 MB of English: novels of 1813 to 1929 and children's stories of today (two thirds), textbooks, "
         "health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). `NOTICE` "
         "names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
-        "Examples that need copying come from `facts.py` of the recipe: fields and a sentence that tells them, with "
-        "made-up names.",
-        f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens, half of them text and half "
-        f"examples that need copying, from {_START}; AdamW, peak learning rate {fit['learning_rate']:g}, cosine "
-        f"schedule. Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
+        f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
+        f"{values['train']['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, "
+        f"cosine schedule. Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
         f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte on {held_out:,} pieces of documents that were "
         f"never trained on; pieces of the same books were.",
         "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "
