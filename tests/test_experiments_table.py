@@ -67,7 +67,7 @@ def ten_experiments(tmp_path: Path) -> Path:
             ("params.yaml", "strategy: greedy", "strategy: beam"),
             ("params.yaml", "learning_rate: 0.004", f"learning_rate: 0.00{number}"),
             ("params.yaml", "max_grad_norm: 1.0", "max_grad_norm: 0.5"),
-            ("params.yaml", "epochs: 1.5", f"epochs: {number + 2}"),
+            ("params.yaml", "epochs: 3.5", f"epochs: {number + 2}"),
             ("metrics/evaluate.json", '"bleu": ', f'"bleu": {number}'),
         ):
             text = (tmp_path / name).read_text()
