@@ -36,8 +36,7 @@ HEAVY = STAGES[:-1]
 TRAIN, PREDICT = ((sys.executable, "-m", f"stages.{stage}") for stage in ("train", "predict"))
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-# DVC's own, of a library that it uses
-pytestmark = [pytest.mark.pipeline, pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc.repo")]
+pytestmark = pytest.mark.pipeline
 
 
 T = TypeVar("T")
