@@ -113,6 +113,13 @@ def test_facts_are_read_in_the_form_of_the_training_sources(written: Callable[[d
     assert checked.wrong == [("name: Inn 7", "name: Inn 8"), ("wifi: no", "wifi: yes")]
 
 
+def test_free_text_that_is_mixed_into_train_hides_no_facts() -> None:
+    examples = list(read(SAMPLE, "facts", "text").items())
+    mixed = Slots.learn([*examples, *[("", [f"Once upon a time, number {n}."]) for n in range(len(examples))]])
+    assert mixed is not None
+    assert mixed.check(FACTS, TEXT) == check(TEXT)
+
+
 def test_sources_that_are_no_facts_have_no_slots() -> None:
     assert Slots.learn([(f"user: hello {n}\nbot: hi\nuser: where is it?", ["There."]) for n in range(50)]) is None
     assert Slots.learn([(f"The inn has {n} rooms, and a view of the sea.", ["Good."]) for n in range(50)]) is None

@@ -134,8 +134,9 @@ class Slots:
 
     @classmethod
     def learn(cls, examples: Iterable[tuple[str, Sequence[str]]]) -> "Slots | None":
-        """From sources and their references. None if the sources are not fields with values, or have no reference."""
-        examples = list(examples)
+        """From sources and their references. None if the sources are not fields with values, or have no reference.
+        Free text, which may be mixed into train, teaches nothing."""
+        examples = [(source, references) for source, references in examples if source]
         read = form_of([source for source, _ in examples])
         if read is None:
             return None
