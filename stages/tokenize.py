@@ -198,6 +198,8 @@ def _check_use(params: Tokenize, family: Family, own: Path) -> None:
                 "tokenize -> truncation: right would cut the question that a conversation ends with; write left, which "
                 "drops its oldest turns"
             )
+        if params.packing and not is_free_text:
+            raise UserError("tokenize: only free text can be packed (packing: true); examples with a source can't")
 
 
 def _tokenizer(params: Tokenize, model: Model, family: Family, train: Path, title: str) -> PreTrainedTokenizerBase:

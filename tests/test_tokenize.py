@@ -169,6 +169,13 @@ def test_no_source_is_lost_by_packing(tmp_path: Path) -> None:
     assert "lighthouse0 has a source" in line
 
 
+def test_a_scenario_with_sources_is_not_packed_and_costs_no_vocabulary(tmp_path: Path) -> None:
+    assert failure(tmp_path, PLACES, packing=True, long_target="split") == [
+        "tokenize: only free text can be packed (packing: true); examples with a source can't"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_reference_makes_a_tokenized_example(tmp_path: Path) -> None:
     many = Example("many", "a source", ["one", "two", "three"])
     tokenized = tokenize(tmp_path, {**PLACES, "test": [*examples("zeppelin", 2), many]})
