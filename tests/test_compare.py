@@ -28,6 +28,7 @@ from stages.tools.compare import compared, has_regression
 from tests.build import copy_dvcignore, prediction
 from tests.shell import WITH_CODE
 from tests.shell import dvc as shell_dvc
+from tests.test_forgetting import MANY, windows
 
 PROJECT = Path(__file__).parent.parent
 dvc = partial(shell_dvc, environment=WITH_CODE)
@@ -289,6 +290,21 @@ def test_params_and_data_that_differ_are_named() -> None:
 def test_scores_from_before_an_edit_are_called_old() -> None:
     figures = compare(MAIN, run("workspace", scores(), edited=["fit.rate"]))
     assert any("workspace: params.yaml was edited after this run (fit.rate)" in note for note in figures["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(0.3, "general text: more needs +0.3 bits a byte (0."), (0.0, "general text: no difference is shown")],
+)
+def test_a_note_tells_which_run_has_forgotten_more(change: float, says: str) -> None:
+    first = replace(MAIN, general_text=windows(0.0, MANY))
+    second = replace(run("more", scores(seed=3)), general_text=windows(change, MANY, 3))
+    assert says in "\n".join(compare(first, second)["notes"])
+
+
+def test_losses_on_other_general_texts_are_not_compared() -> None:
+    first, second = (replace(MAIN, general_text=windows(0.0, texts)) for texts in (MANY, MANY[::-1]))
+    assert "general text: the two runs have read other texts" in "\n".join(compare(first, second)["notes"])
 
 
 def test_text_fits_a_terminal_and_markdown_keeps_its_tables() -> None:

@@ -198,6 +198,18 @@ def test_evaluate_tells_it_in_all_places(tmp_path: Path, capsys: pytest.CaptureF
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(("goal", "verdict"), [(2.5, "reached"), (2.1, "missed")])
+def test_it_can_have_a_goal(tmp_path: Path, goal: float, verdict: str) -> None:
+    write_window_losses(tmp_path / "data/predict/general_text.jsonl", windows(0.3, MANY, 2))
+    metrics = evaluate(tmp_path, apart(*[GOOD, FAIR] * 10), goals={"general_bits_per_byte": goal})
+    assert read_json(metrics / "scores.json")["goals"]["general_bits_per_byte"]["verdict"] == verdict
+
+
+def test_a_goal_for_it_needs_the_parameter(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="general_bits_per_byte: this run has no such score"):
+        evaluate(tmp_path, apart(*[GOOD, FAIR] * 10), goals={"general_bits_per_byte": 2.0})
+
+
 def test_without_the_model_before_training_the_reason_is_said(tmp_path: Path) -> None:
     found = read_json(metrics_of(tmp_path, []) / "scores.json")
     assert "before_training" not in found["scores"]["general_bits_per_byte"]

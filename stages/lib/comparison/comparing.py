@@ -1,5 +1,6 @@
 """Two runs compared: each score with the certainty of its difference, parts of the test split, texts, causes."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from stages.lib.comparison.verdict import verdict
 from stages.lib.core.process import UserError
 from stages.lib.scores.breakdowns import SMALL, parts
 from stages.lib.scores.formulas import Numbers
+from stages.lib.scores.general_text import general_text, same_windows
 from stages.lib.scores.resampling import CONFIDENCE, Comparison, compare_scores, holm
 from stages.lib.scores.results import NO_ANSWERS, TRUTH
 
@@ -131,6 +133,22 @@ def _notes(first: Run, second: Run, pairs: Pairs) -> Iterator[str]:
             more = f" and {len(run.edited) - 3} more" if len(run.edited) > 3 else ""
             edited = ", ".join(run.edited[:3]) + more
             yield f"{run.name}: params.yaml was edited after this run ({edited}); the scores are those from before"
+    if first.general_text and second.general_text:
+        yield _on_general_text(first, second)
+
+
+def _on_general_text(first: Run, second: Run) -> str:
+    if not same_windows(first.general_text, second.general_text):
+        return "general text: the two runs have read other texts, or in other tokens, and are not compared there"
+    found = general_text(second.general_text, first.general_text)
+    assert found
+    assert found.change
+    own, interval = found.change, found.change.interval
+    ends = f"({interval.low:.2g} to {interval.high:.2g})" if math.isfinite(interval.error) else "(interval unknown)"
+    if not math.isfinite(interval.error) or interval.low <= 0 <= interval.high:
+        return f"general text: no difference is shown, {own.difference:+.2g} bits a byte {ends}"
+    less = "less" if own.difference < 0 else "more"
+    return f"general text: {second.name} needs {own.difference:+.2g} bits a byte {ends}, {less} than {first.name}"
 
 
 def _breakdowns(pairs: Pairs, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -13,11 +14,13 @@ from ruamel.yaml import YAML
 from stages.lib.core.process import UserError
 from stages.lib.records.examples import Question, some_questions
 from stages.lib.records.predictions import Prediction
+from stages.lib.records.text_losses import WindowLoss
 from stages.lib.scores.results import MOST_TRAIN_EXAMPLES
 from stages.lib.scores.scored import Scored, read_scored
 
 _SCORES = "data/evaluate/scores.parquet"
 _PREDICTIONS = "data/predict/predictions.jsonl"
+_GENERAL_TEXT = "data/predict/general_text.jsonl"
 _TRAIN = "data/prepare/train"
 HEADLINE = "metrics/evaluate.json"
 _FIELDS = frozenset(field.name for field in fields(Prediction))
@@ -41,6 +44,7 @@ class Run:
     scored: Scored
     predictions: Sequence[Prediction]  # of the examples of `scored`, in their order
     train: Callable[[], Sequence[Question]]  # training examples, or a sample of them
+    general_text: Sequence[WindowLoss] = ()  # none where nobody has asked for them
 
     @property
     def task(self) -> str:
@@ -75,6 +79,7 @@ def read_run(name: str, commit: str, read: Read, fetch: Fetch) -> Run:
         scored=scored,
         predictions=[predictions[example] for example in scored.ids],
         train=lambda: _train(name, fetch),
+        general_text=list(_general_text(read)),
     )
 
 
@@ -124,6 +129,12 @@ def _predictions(content: bytes) -> Iterator[Prediction]:
     for line in content.decode().split("\n"):
         if line:
             yield Prediction(**{name: value for name, value in json.loads(line).items() if name in _FIELDS})
+
+
+def _general_text(read: Read) -> Iterator[WindowLoss]:
+    with suppress(FileNotFoundError):
+        for line in read(_GENERAL_TEXT).decode().splitlines():
+            yield WindowLoss(**json.loads(line))
 
 
 def _task(lock: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ _ALWAYS = (
     *("perplexity", "bits_per_byte", "slot_error", "slot_missing", "slot_invented", "unsupported"),
     *("semantic_similarity", "source_similarity", "fluency_bits_per_byte"),
     *("ece", "brier", "empty", "never_ended", "repeated_4grams", "copied_from_source", "memorised", "screened"),
+    "general_bits_per_byte",
 )
 
 

@@ -35,13 +35,17 @@ def general_text(after: Sequence[WindowLoss], before: Sequence[WindowLoss]) -> G
     """
     if not after:
         return None
-    if before and [(own.text, own.bytes) for own in before] != [(own.text, own.bytes) for own in after]:
+    if before and not same_windows(before, after):
         raise UserError("evaluate: predict and predict-base have read other general texts; run `make repro`")
     texts = [own.text for own in after]
     groups = texts if len(set(texts)) > 1 else list(map(str, range(len(texts))))
     scores = [{GENERAL: _score(side)} for side in (after, before) if side]
     change = compare_scores(scores[1], scores[0], groups)[GENERAL] if before else None
     return GeneralText(scores[0][GENERAL], intervals(scores[0], groups)[GENERAL], change, _sentence(change))
+
+
+def same_windows(first: Sequence[WindowLoss], second: Sequence[WindowLoss]) -> bool:
+    return [(own.text, own.bytes) for own in first] == [(own.text, own.bytes) for own in second]
 
 
 def _score(losses: Sequence[WindowLoss]) -> Score:

@@ -120,7 +120,7 @@ def measure(
     scores |= fluent.of_predictions
     found = intervals(scores | signs, groups)
     of_references = {} if labels else _relevance_of_references(after, params) | fluent.of_references
-    _check_names_of_goals(params, found)
+    _check_names_of_goals(params, [*found, *([GENERAL] if general else [])])
     some = after[:: -(-len(after) // _MOST_BOUND_EXAMPLES)]
     bounds = _bounds(bound_predictions(some, train, labels, no_input), params, labels, slots)
     headline = list(_headline(scores, bounds, params))
@@ -154,7 +154,7 @@ def measure(
             **({"ece": {CEILING: ece_by_chance(told)}} if told else {}),
         },
         parts=broken_down,
-        goals=check_goals(params.goals, scores | signs, found, len(after)),
+        goals=_goals(params, scores | signs, found, len(after), general),
         faults=[details(own, slots) if set(TRUTH) & set(headline) else [] for own in after],
         flags=marked.lines,
         ranking=ranking,
@@ -199,7 +199,7 @@ def _without_answers(
         before={},
         bounds={},
         parts=[],
-        goals=check_goals(params.goals, scores | signs, found, len(predictions)),
+        goals=_goals(params, scores | signs, found, len(predictions), general),
         faults=[[] for _ in predictions],
         flags=marked.lines,
         ranking="",
@@ -213,11 +213,25 @@ def _check_same_examples(after: Sequence[Prediction], before: Sequence[Predictio
         raise UserError("evaluate: predict and predict-base have predictions for other examples; run `make repro`")
 
 
-def _check_names_of_goals(params: Evaluate, found: Mapping[str, Interval]) -> None:
-    if unknown := sorted(params.goals.keys() - found.keys()):
+def _check_names_of_goals(params: Evaluate, found: Sequence[str]) -> None:
+    if unknown := sorted(params.goals.keys() - set(found)):
         raise UserError(
             f"evaluate -> goals: {name}: this run has no such score; it has {', '.join(found)}" for name in unknown
         )
+
+
+def _goals(
+    params: Evaluate,
+    scores: Mapping[str, Score],
+    found: Mapping[str, Interval],
+    examples: int,
+    general: GeneralText | None,
+) -> dict[str, Goal]:
+    goals = check_goals(params.goals, scores, found, examples)
+    if general and GENERAL in goals:
+        own = check_goals({GENERAL: params.goals[GENERAL]}, {GENERAL: general.score}, {GENERAL: general.interval}, 0)
+        goals[GENERAL] = replace(own[GENERAL], needs=0)  # no number of test examples decides what was forgotten
+    return goals
 
 
 def _scores(
