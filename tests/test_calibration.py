@@ -132,8 +132,16 @@ def test_examples_of_equal_probability_are_answered_together() -> None:
     assert log_threshold(own, 0.9) == pytest.approx(math.log(0.9))
     assert dict(coverage_curve(own))[50.0] == 100.0
     backwards = Judged("accuracy", own.log_probabilities[::-1], right[::-1], own.groups)
-    assert aurc(own) == aurc(backwards)
-    assert aurc(own) < 0.25 / 2
+    assert aurc(own)[0] == pytest.approx(aurc(backwards)[0])
+    assert aurc(own)[0] < 0.25 / 2
+
+
+@pytest.mark.parametrize("per_group", [1, 5])
+def test_the_interval_of_the_area_covers_that_of_all_examples(per_group: int) -> None:
+    truth = aurc(drawn(20_000, 0)[0])[0]
+    intervals = [aurc(drawn(400, seed, per_group=per_group)[0])[1] for seed in range(1, 31)]
+    assert sum(own.low <= truth <= own.high for own in intervals) >= 26
+    assert np.mean([own.high - own.low for own in intervals]) < 2 * truth
 
 
 def labelled(count: int, seed: int, wrong: str = "bad") -> list[Prediction]:

@@ -42,6 +42,7 @@ def confidence_figures(results: Results) -> dict[str, Any]:
         "probability": round(own.probability, 4),
         "right": round(own.right, 4),
         "aurc": round(own.aurc, 5),
+        **_ends(own.aurc_interval, 5, "aurc_"),
         "reliability": [
             {
                 "probability": round(each.probability, 4),

@@ -29,6 +29,7 @@ class Confidence:
     bins: list[Bin]
     curve: list[tuple[float, float]]  # coverage and accuracy
     aurc: float
+    aurc_interval: Interval
     scaled: Scaled | None
     selective: Selective | None
 
@@ -44,13 +45,15 @@ class Confidence:
 
 def confidence(test: Judged, validation: Judged | None, wanted: float | None) -> Confidence:
     """`wanted`: the accuracy of answers, from 0 to 100, below which the model should abstain; None: it never does."""
+    area, area_interval = aurc(test)
     return Confidence(
         judge=test.judge,
         probability=float(np.exp(test.log_probabilities).mean()),
         right=float(test.right.mean()),
         bins=reliability(test),
         curve=coverage_curve(test),
-        aurc=aurc(test),
+        aurc=area,
+        aurc_interval=area_interval,
         scaled=_scaled(test, validation) if validation else None,
         selective=selective(test, validation, wanted) if validation and wanted is not None else None,
     )

@@ -5,7 +5,7 @@ a hundred others. The unit that is drawn is therefore the group (Field and Welsh
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -164,15 +164,26 @@ def rank_correlation(
 ) -> tuple[float, Interval] | None:
     """Spearman's (1904) of two numbers of each example, with its 95 % interval from a bootstrap over the groups. None
     where all of the first, or all of the second, are equal."""
-    codes, random = group_codes(groups), np.random.default_rng(seed)
     levels = [np.unique(side, return_inverse=True)[1] for side in (first, second)]
-    found = _spearman(levels, np.ones(len(codes)))
+    found = _spearman(levels, np.ones(len(first)))
     if found is None:
         return None
+    return found, interval_of(lambda counts: _spearman(levels, counts), groups, resamples, seed)
+
+
+def interval_of(
+    statistic: Callable[[Numbers], float | None],
+    groups: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """Of a number that depends on how often each example occurs, (N), by a bootstrap over the groups. `statistic` is
+    None for resamples that it is not known of."""
+    codes, random = group_codes(groups), np.random.default_rng(seed)
     number = int(codes.max()) + 1
     counts = (np.bincount(random.integers(number, size=number), minlength=number) for _ in range(resamples))
-    drawn = [_spearman(levels, own[codes].astype(np.float64)) for own in counts]
-    return found, _percentile(np.array([own for own in drawn if own is not None]), number)
+    drawn = [statistic(own[codes].astype(np.float64)) for own in counts]
+    return _percentile(np.array([own for own in drawn if own is not None]), number)
 
 
 def _spearman(levels: Sequence[np.ndarray[Any, np.dtype[np.int64]]], weights: Numbers) -> float | None:

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from stages.lib.scores.calibration import ROUNDING, Judged
-from stages.lib.scores.resampling import CONFIDENCE, Interval, effective_number, share_interval
+from stages.lib.scores.formulas import Numbers
+from stages.lib.scores.resampling import CONFIDENCE, Interval, effective_number, interval_of, share_interval
 
 _STARTS = (0.25, 0.5)  # shares of validation
 _LEVELS = 100
 _MOST_POINTS = 200  # of the curve, which is kept in git
+
+Ranks = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,30 @@ def selective(test: Judged, validation: Judged, wanted: float) -> Selective:
 def coverage_curve(own: Judged) -> list[tuple[float, float]]:
     """Coverage and accuracy, from 0 to 100, where only the surest are answered: from few of them to all. At most 200
     points."""
-    accuracies = _accuracies(own)
+    accuracies = _accuracies(_ranks(own), own.right, np.ones(len(own.right)))
     places = sorted({-(-len(accuracies) * step // _MOST_POINTS) for step in range(1, _MOST_POINTS + 1)})
     return [(100 * place / len(accuracies), 100 * float(accuracies[place - 1])) for place in places]
 
 
-def aurc(own: Judged) -> float:
+def aurc(own: Judged) -> tuple[float, Interval]:
     """The share of wrong answers, as a mean over all coverages, from 0 to 1: the area under the risk-coverage curve
     (Geifman et al. 2019)."""
-    return float((1 - _accuracies(own)).mean())
+    ranks = _ranks(own)
+
+    def area(counts: Numbers) -> float:
+        return float((1 - _accuracies(ranks, own.right, counts)).mean())
+
+    return area(np.ones(len(own.right))), interval_of(area, own.groups)
 
 
-def _accuracies(own: Judged) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Of the k surest examples, for each k: (N). Of equally sure ones, each has the share of right ones among them."""
-    _, ties = np.unique(-own.log_probabilities, return_inverse=True)
-    means = np.bincount(ties, own.right) / np.bincount(ties)
-    ranked = means[np.sort(ties)]
+def _ranks(own: Judged) -> Ranks:
+    """Of each example, (N), the rank of its probability: 0 for the highest. Equal ones share it."""
+    return np.unique(-own.log_probabilities, return_inverse=True)[1]
+
+
+def _accuracies(ranks: Ranks, right: Numbers, counts: Numbers) -> Numbers:
+    """Of the k surest examples, for each k, where each example occurs so often. Of equally sure ones, each has the
+    share of right ones among them."""
+    each = np.bincount(ranks, counts)
+    ranked = np.repeat(np.bincount(ranks, counts * right) / np.maximum(each, 1), each.astype(np.int64))
     return np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
