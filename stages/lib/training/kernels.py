@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.normalization import RMSNorm
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.integrations.liger import apply_liger_kernel
 
 from stages.lib.core.process import UserError, first_line
 from stages.lib.models.attention import relative_attention, use_segments
@@ -151,4 +150,6 @@ def _use_liger(network: PreTrainedModel) -> None:
     known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
     if network.config.model_type not in known:
         raise UserError(f"{place}: there are no kernels for {network.config.model_type}; write false")
+    from transformers.integrations.liger import apply_liger_kernel  # seconds, for the peft that it imports
+
     apply_liger_kernel(network, {"fused_linear_cross_entropy": False})

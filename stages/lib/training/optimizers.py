@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import Adafactor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.lib.core.process import UserError
 from stages.lib.models.devices import uses_bfloat16
@@ -145,6 +145,8 @@ def _named(settings: Fit, groups: list[dict[str, Any]]) -> Optimizer:
         case "adamw_8bit":
             return _adamw_8bit(groups)
         case "adafactor":  # without Adafactor's own learning rate (Shazeer and Stern 2018)
+            from transformers import Adafactor  # seconds, for the peft that it imports
+
             return Adafactor(groups, scale_parameter=False, relative_step=False)
         case "muon":
             return Muon(groups, torch.bfloat16 if uses_bfloat16(settings.precision) else torch.float32)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from stages.lib.tuning.scales import is_logarithmic, is_number, label
@@ -97,6 +96,8 @@ def _params(settings: Mapping[str, Any], spaces: Spaces) -> Iterator[tuple[str, 
 
 def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Setting -> its importance, of those that some of the trials have."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # a second, for scikit-learn
+
     complete = sum(trial.user_attrs["complete"] for trial in trials)
     best = max(1, min(max(_FEWEST_BEST, math.ceil(_BEST_SHARE * len(trials))), complete))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=(best - 0.5) / len(trials))  # it rounds up

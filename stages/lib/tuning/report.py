@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import kendalltau
-
 from stages.lib.core.files import write_csv, write_json
 from stages.lib.tuning.confirmation import Confirmed
 from stages.lib.tuning.importances import FEWEST_COMPLETE, Importance, importances
@@ -237,6 +235,8 @@ def _confirmed_stats(
         stats |= {"second_trial": ranked[1].number + 1, "second_confirmed": _rounded(ranked[1].mean)}
         stats["chance_second"] = _rounded(ranked[1].chance_best, 2)
     if len(ranked) >= _FEWEST_RANKED:
+        from scipy.stats import kendalltau
+
         short = [trials[own.number].value for own in ranked]
         stats["rank_agreement"] = _rounded(float(kendalltau(short, [own.mean for own in ranked]).statistic), 2)
     return stats

@@ -11,8 +11,6 @@ from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import wilcoxon
-from scipy.stats.qmc import Sobol
 
 from stages.lib.params.tune_hyperparameters import TuneHyperparameters
 from stages.lib.tuning.space import Settings, Space, encoded
@@ -116,6 +114,8 @@ def _shuffled_grid(params: TuneHyperparameters, space: Space) -> list[Settings]:
 
 
 def _sobol_points(params: TuneHyperparameters, space: Space) -> Callable[[int], Settings]:
+    from scipy.stats.qmc import Sobol
+
     def point(number: int) -> Settings:
         sequence = Sobol(len(space.names), scramble=True, rng=params.seed)
         if number:
@@ -156,5 +156,7 @@ class WilcoxonOverExamples(BasePruner):
         own, best = trial.user_attrs.get(name), min(ended, key=lambda other: other.values[0], default=None)
         if own is None or best is None or name not in best.user_attrs:
             return False
+        from scipy.stats import wilcoxon
+
         differences = [one - other for one, other in zip(own, best.user_attrs[name], strict=True)]
         return any(differences) and bool(wilcoxon(differences, alternative="greater").pvalue < _WORSE_P)
