@@ -98,7 +98,7 @@ def run(
     weights_of_labels = class_weights(settings, labels, train)
     network = untrained()
     teacher = load_teacher(settings, network, tokenizer, labels, train)
-    trainable = trainable_count(network)
+    parameters = parameter_count(network), trainable_count(network)  # saving frees the weights, shared ones apart
     print(f"train: {_plan(network, train, validation, settings, machine, teacher)}", flush=True)
     scorer = make_scorer(settings, tokenizer, labels, validation, machine.generation_batch_tokens)
     curve = fit(network, train, validation, settings, machine, folder, "train", scorer, weights_of_labels, teacher)
@@ -112,7 +112,7 @@ def run(
     reported = _reported_loss(curve) if len(checked) == len(validation) else None
     save(network, tokenizer, model, checked, settings.precision, settings.seed, target, reported)
     write_json(target / "report/curve.json", {"training": curve.training, "validation": curve.validation})
-    write_json(target / "report/stats.json", _stats(network, trainable, curve))
+    write_json(target / "report/stats.json", _stats(*parameters, curve))
     about = {
         "model": model.title,
         "alternative": None if name == OWN else name,
@@ -188,11 +188,11 @@ def _reported_loss(curve: Curve) -> float | None:
     return None if curve.scores else curve.averaged[1]
 
 
-def _stats(network: PreTrainedModel, trainable: int, curve: Curve) -> dict[str, Any]:
+def _stats(every: int, trainable: int, curve: Curve) -> dict[str, Any]:
     values = {"validation_loss": curve.validation} | ({"validation_score": curve.scores} if curve.scores else {})
     best = curve.best()[0]
     return {
-        "parameters": parameter_count(network),
+        "parameters": every,
         "trainable_parameters": trainable,
         "updates": curve.training[-1][0],
         "best_update": best,

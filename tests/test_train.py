@@ -9,6 +9,7 @@ import torch
 from stages import train
 from stages.lib.core.files import read_json, write_json
 from stages.lib.models.cost import duration
+from stages.lib.models.loading import parameter_count, saved_model
 from stages.lib.params.fit import with_settings
 from stages.lib.records.tokenized_examples import write_label_ids
 from stages.lib.training.state import Curve
@@ -64,25 +65,36 @@ def test_the_reported_loss_is_that_of_the_chosen_weights(
     assert train._reported_loss(Curve([(8, 1.0)], [(4, 2.0), (8, 1.5)], scores, averaged)) == reported
 
 
-def test_each_searched_setting_is_told_with_where_it_comes_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run_tiny(folder: Path, found: dict[str, Any]) -> None:
+    """The stage, on a tiny model, with what the search has found."""
     tokens = tiny.tokenizer()
-    source = tmp_path / "tokenize"
+    source = folder / "tokenize"
     tokens.save_pretrained(source / "tokenizer")
     write_label_ids(source / "label_ids.json", [])
     for split in ("train", "validation"):
         tiny.dataset(tokens, source / split)
-    found = {"dropout": None, "freeze.embeddings": True, "learning_rate": 0.0021, "schedule": "cosine"}
-    write_json(tmp_path / "best.json", found)
+    write_json(folder / "best.json", found)
     settings = tiny.settings(epochs=1, learning_rate=0.004, dropout=0.1)
     places: dict[str, Any] = {
         "source": source,
-        "tuned": tmp_path / "best.json",
-        "target": tmp_path,
-        "folder": tmp_path / "s",
+        "tuned": folder / "best.json",
+        "target": folder,
+        "folder": folder / "s",
     }
     train.run(settings, scratch_model(tiny.ARCHITECTURE), tiny.machine(), **places)
+
+
+def test_weights_that_layers_share_are_counted_once(tmp_path: Path) -> None:
+    run_tiny(tmp_path, {})
+    stats, saved = read_json(tmp_path / "report/stats.json"), saved_model(tmp_path / "model", trust_remote_code=False)
+    assert stats["parameters"] == stats["trainable_parameters"] == parameter_count(saved)
+
+
+def test_each_searched_setting_is_told_with_where_it_comes_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"dropout": None, "freeze.embeddings": True, "learning_rate": 0.0021, "schedule": "cosine"}
+    run_tiny(tmp_path, found)
     assert capsys.readouterr().out.splitlines()[:5] == [
         "train: model own, from random weights (params.yaml)",
         "train: fit.dropout null (search; params.yaml has 0.1)",
