@@ -3,6 +3,7 @@
 import json
 import lzma
 import math
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -53,16 +54,17 @@ def test_the_recipe_is_the_same_chain_with_valid_params() -> None:
 def test_the_recipe_makes_a_base_of_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With sixty documents and two updates: the chain, the weights and their card are complete."""
     recipe = tmp_path / "project/data/base"
-    made = ("data", "corpus", "metrics", ".scratch", "cache", "tmp")
+    made = ("data", "corpus", "start", "metrics", ".scratch", "cache", "tmp")
     shutil.copytree(RECIPE, recipe, ignore=shutil.ignore_patterns(*made))
-    for name, documents in (("howto", 60), ("narrative_heldout", 3)):
-        write_corpus(recipe / f"corpus/{name}.jsonl.xz", documents)
+    write_corpus(recipe / "corpus")
+    monkeypatch.chdir(recipe)
+    runpy.run_path("start.py", run_name="__main__")
+    make_facts(monkeypatch, 100)
     edit(recipe, "validation_fraction: 0.005", "validation_fraction: 0.1")
-    edit(recipe, "\ntrain:\n  epochs: 0.5", "\ntrain:\n  epochs: 0.1")
+    edit(recipe, "\ntrain:\n  epochs: 0.66", "\ntrain:\n  epochs: 0.1")
     edit(recipe, "train_processes: 2", "train_processes: 1")
     for stage in STAGES:
         run_stage(recipe, stage)
-    monkeypatch.chdir(recipe)
     runpy.run_path("publish.py", run_name="__main__")
     published = tmp_path / "project/data/raw/base"
     assert {file.name for file in published.iterdir()} == {file.name for file in BASE.iterdir()}
@@ -73,9 +75,45 @@ def test_the_recipe_makes_a_base_of_another_corpus(tmp_path: Path, monkeypatch: 
     assert ran(run(recipe, "dvc", "repro", "--dry")) == []
 
 
-def write_corpus(path: Path, documents: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with lzma.open(path, "wt") as file:
-        for number in range(documents):
-            text = " ".join(f"{word} {number * 7919 % 997}" for word in [path.name, *ENGLISH.split()] * 15)
-            file.write(json.dumps({"text": text}) + "\n")
+def test_the_weights_that_it_starts_from_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("start.py", "params.yaml"):
+        shutil.copy(RECIPE / name, tmp_path)
+    write_corpus(tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("start.py", run_name="__main__")
+    network = AutoModelForCausalLM.from_pretrained("start")
+    drawn = torch.randint(3, len(AutoTokenizer.from_pretrained("start")), (8, 40))
+    with torch.no_grad():
+        expected = network(input_ids=drawn.repeat(1, 2)).logits[:, 40:-1].argmax(-1)
+    assert (expected == drawn[:, 1:]).float().mean() > 0.5
+
+
+def test_the_examples_that_need_copying_tell_their_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(RECIPE / "facts.py", tmp_path)
+    write_corpus(tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    made = make_facts(monkeypatch, 300)
+    notation = [(row["facts"], row["text"]) for row in made if re.fullmatch(r"(\w+: [^:;\n]+(; |$))+", row["facts"])]
+    assert len(notation) > 20
+    for facts, text in notation:
+        values = [fact.partition(": ")[2] for fact in facts.split("; ")]
+        assert [value for value in values if value not in ("yes", "no") and value.lower() not in text.lower()] == []
+    assert len({row["facts"] for row in made}) > 290
+
+
+def make_facts(monkeypatch: pytest.MonkeyPatch, examples: int) -> list[dict[str, str]]:
+    monkeypatch.setattr("sys.argv", ["facts.py", str(examples)])
+    runpy.run_path("facts.py", run_name="__main__")
+    with lzma.open("corpus/facts.jsonl.xz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_corpus(folder: Path) -> None:
+    folder.mkdir()
+    for name, documents in (("narrative", 20), ("explanatory", 20), ("howto", 60), ("narrative_heldout", 3)):
+        with lzma.open(folder / f"{name}.jsonl.xz", "wt") as file:
+            for number in range(documents):
+                text = (
+                    f"In {name} {number}, Old Mary opened the green door, looked at the grey sky, and left the house."
+                )
+                file.write(json.dumps({"text": f"{text} {ENGLISH} The door, the sky, said Mary. " * 5}) + "\n")

@@ -65,9 +65,9 @@ def ten_experiments(tmp_path: Path) -> Path:
         run(tmp_path, f"git checkout -q --detach {commit}")
         for name, old, new in (
             ("params.yaml", "strategy: greedy", "strategy: beam"),
-            ("params.yaml", "learning_rate: 0.004", f"learning_rate: 0.00{number}"),
+            ("params.yaml", "learning_rate: 0.001", f"learning_rate: 0.00{number}"),
             ("params.yaml", "max_grad_norm: 1.0", "max_grad_norm: 0.5"),
-            ("params.yaml", "epochs: 3.5", f"epochs: {number + 2}"),
+            ("params.yaml", "epochs: 3 ", f"epochs: {number + 4}"),
             ("metrics/evaluate.json", '"bleu": ', f'"bleu": {number}'),
         ):
             text = (tmp_path / name).read_text()

@@ -260,7 +260,7 @@ def test_a_day_in_a_teams_life_is_twelve_commands_at_most(project: Path, tmp_pat
     for command in commands:
         done = run(clone, command)
         if command.startswith("git switch"):
-            edit(clone, "epochs: 3.5 ", "epochs: 4 ")
+            edit(clone, "\n  epochs: 3 ", "\n  epochs: 4 ")
         if command == "make reruns":
             assert "train" in done
     assert log.read_text().split() == ["0", "0", "0"]  # of the colleague, of the try and of the edit

@@ -46,8 +46,7 @@ def card() -> str:
     values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
     fit, shape = values["fit"], values["architectures"]["llama"]
     train, tokens, scores = (_metrics(name) for name in ("train", "tokenize", "evaluate"))
-    piece = values["scenarios"]["corpus"]["tokenize"]["max_target_tokens"]
-    seen = train["updates"] * fit["batch_size"] * piece
+    seen = train["updates"] * fit["batch_tokens"]
     held_out = tokens["test"]["tokenized_examples"]
     paragraphs = [
         f"A causal model of {train['parameters']:,} parameters in the shape of Llama, so that the first fine-tuning "
@@ -57,9 +56,12 @@ def card() -> str:
         "**Data**: 80 MB of English: novels of 1813 to 1929 and children's stories of today (two thirds), textbooks, "
         "health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). `NOTICE` "
         "names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
-        f"**Training**: {train['updates']:,} updates, {seen / 1e6:.1f} million tokens in pieces of {piece}, "
-        f"{values['train']['epochs']:g} passes over the data; AdamW, peak learning rate {fit['learning_rate']:g}, "
-        f"cosine schedule. Made by this project's own stages: `data/base/` holds the recipe, but not the corpus.",
+        "Beside it, examples that need copying, made by `facts.py` of the recipe: fields with made-up names, and "
+        "sentences that tell them.",
+        f"**Training**: {train['updates']:,} updates of {fit['batch_tokens']:,} tokens, {seen / 1e6:.1f} million in "
+        f"all, from random weights among which `start.py` had set heads that copy; Muon, peak learning rate "
+        f"{fit['learning_rate']:g}, cosine schedule. Made by this project's own stages: `data/base/` holds the recipe, "
+        "but not the corpus.",
         f"**Held-out loss**: {scores['bits_per_byte']:.4g} bits a byte on {held_out:,} pieces of documents that were "
         f"never trained on; pieces of the same books were.",
         "**Limits**: it knows how English runs, and next to nothing else. What it writes by itself is grammatical in "

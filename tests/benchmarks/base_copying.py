@@ -31,7 +31,7 @@ from tests.benchmarks.base_start import SEEDS, TASKS, prepared
 from tests.build import fit_settings, section
 
 UPDATES, BATCH = 100, 16
-LEARNING_RATE = 0.004  # that of params.yaml
+LEARNING_RATE = 0.001  # that of params.yaml
 PROMPTS = 500
 SYLLABLES = (
     "bo",
