@@ -205,7 +205,7 @@ def assert_same_curve(folder: Path, expected: dict[str, list[tuple[int, float]]]
 
 def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
     edit(restored, "train_processes: 1", "train_processes: 2")
-    edit(restored, "learning_rate: 0.001", "learning_rate: 1.0e+30")
+    edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
     (restored / "data/tune_hyperparameters/best.json").write_text("{}")
     failed = subprocess.run(TRAIN, cwd=restored, env=ENVIRONMENT, capture_output=True, text=True)
     assert failed.returncode == 2
