@@ -47,15 +47,16 @@ def card() -> str:
     fit, shape = values["fit"], values["architectures"]["llama"]
     train, tokens, scores = (_metrics(name) for name in ("train", "tokenize", "evaluate"))
     seen = train["updates"] * fit["batch_tokens"]
+    read = values["prepare"]["train_share"] * values["train"]["epochs"]
     held_out = tokens["test"]["tokenized_examples"]
     paragraphs = [
         f"A causal model of {train['parameters']:,} parameters in the shape of Llama, so that the first fine-tuning "
         f"needs no network: {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, tied embeddings, "
         f"{shape['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
         f"positions. Weights are bfloat16.",
-        "**Data**: 80 MB of English: novels of 1813 to 1929 and children's stories of today (two thirds), textbooks, "
-        "health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). `NOTICE` "
-        "names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
+        f"**Data**: {100 * read:.0f} % of 80 MB of English: novels of 1813 to 1929 and children's stories of today (two "
+        "thirds), textbooks, health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). "
+        "`NOTICE` names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
         "Beside it, examples that need copying, made by `facts.py` of the recipe: fields with made-up names, and "
         "sentences that tell them.",
         f"**Training**: {train['updates']:,} updates of {fit['batch_tokens']:,} tokens, {seen / 1e6:.1f} million in "
