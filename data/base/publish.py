@@ -54,9 +54,9 @@ def card() -> str:
         f"needs no network: {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, tied embeddings, "
         f"{shape['vocabulary_size']:,} tokens of byte-level BPE, {shape['max_position_embeddings']:,} "
         f"positions. Weights are bfloat16.",
-        f"**Data**: {100 * read:.0f} % of 80 MB of English: novels of 1813 to 1929 and children's stories of today (two "
-        "thirds), textbooks, health answers and essays (a quarter), how-to pages of US agencies and conversations (the rest). "
-        "`NOTICE` names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
+        f"**Data**: {100 * read:.0f} % of 80 MB of English: novels of 1813 to 1929 and children's stories of today "
+        "(two thirds), textbooks, health answers and essays (a quarter), how-to pages of US agencies and conversations "
+        "(the rest). `NOTICE` names each source with its licence: public domain, CC0 and CC BY; none is share-alike.",
         "Beside it, examples that need copying, made by `facts.py` of the recipe: fields with made-up names, and "
         "sentences that tell them.",
         f"**Training**: {train['updates']:,} updates of {fit['batch_tokens']:,} tokens, {seen / 1e6:.1f} million in "
