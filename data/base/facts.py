@@ -19,13 +19,11 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from random import Random
 
+from texts import CORPUS, documents
 from tqdm import tqdm
 
-CORPUS = Path("corpus")
-FILES = ("narrative", "explanatory", "howto")
 TARGET = CORPUS / "facts.jsonl.xz"
 SEED = 1
 WORDS = (6, 30)  # of a sentence of the corpus
@@ -123,7 +121,7 @@ class Inventor:
 
 
 def main(examples: int) -> None:
-    texts = [text for name in FILES for text in documents(CORPUS / f"{name}.jsonl.xz")]
+    texts = list(documents())
     random = Random(SEED)
     inventor = Inventor(Words(texts), random)
     sentences = in_a_notation(told_sentences(texts, inventor, random), random)
@@ -133,12 +131,6 @@ def main(examples: int) -> None:
         for at in tqdm(range(examples), unit=" examples"):
             source, text = next(kinds[at % len(kinds)])
             file.write(json.dumps({"facts": source, "text": text}, ensure_ascii=False) + "\n")
-
-
-def documents(path: Path) -> Iterator[str]:
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)["text"]
 
 
 def in_a_notation(told: Iterator[tuple[Fields, str]], random: Random) -> Iterator[tuple[str, str]]:

@@ -14,14 +14,12 @@ Reads:  corpus/*.jsonl.xz, but for the held-out files and the share-alike one, f
 Writes: start/: weights in float32 and tokenizer.
 """
 
-import json
-import lzma
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from ruamel.yaml import YAML
+from texts import documents
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
@@ -29,8 +27,6 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from stages.lib.checkpoint.tokenizers import train_tokenizer
 from stages.lib.params.model import Architecture
 
-CORPUS = Path("corpus")
-FILES = ("narrative", "explanatory", "howto")
 TARGET = Path("start")
 SEED = 1
 
@@ -57,13 +53,6 @@ def main() -> None:
     add_copying_heads(network)
     network.save_pretrained(TARGET)
     tokenizer.save_pretrained(TARGET)
-
-
-def documents() -> Iterator[str]:
-    for name in FILES:
-        with lzma.open(CORPUS / f"{name}.jsonl.xz", "rt", encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)["text"]
 
 
 @torch.no_grad()

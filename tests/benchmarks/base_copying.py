@@ -3,7 +3,7 @@ sample, for names that nobody has seen.
 
     python -m tests.benchmarks.base_copying FOLDER [FOLDER ...]
 
-Each FOLDER holds a causal model, such as data/raw/base, or that of an earlier revision. All are fine-tuned on the same
+Each FOLDER holds a model, such as data/raw/base, or that of an earlier revision. All are fine-tuned on the same
 examples in the same order, with three seeds. The 500 prompts tell facts of the sample's kind about places with made-up
 names of one to three words. A name is right if the text has it as it was told.
 """
@@ -23,11 +23,10 @@ from stages.lib.core.process import keep_freed_memory
 from stages.lib.generation.decoding import Prompt, decode
 from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
-from stages.lib.params.model import Model
 from stages.lib.params.predict import Predict
 from stages.lib.records.tokenized_examples import TokenizedDataset
 from stages.lib.training.fit import fit
-from tests.benchmarks.base_start import SEEDS, TASKS, prepared
+from tests.benchmarks.base_start import SEEDS, TASKS, checkpoint, prepared
 from tests.build import fit_settings, section
 
 UPDATES, BATCH = 100, 16
@@ -65,7 +64,7 @@ def main(folders: Sequence[Path]) -> None:
 
 
 def right_names(folder: Path, seed: int) -> float:
-    model = section(Model, name="folder", folder=str(folder), architecture="checkpoint", scratch=None)
+    model = checkpoint(folder)
     with tempfile.TemporaryDirectory() as place:
         prepared(TASKS["sample"], model, Path(), Path(place))
         tokenizer = load_tokenizer(Path(place) / "tokenize/tokenizer")

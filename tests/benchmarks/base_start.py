@@ -1,5 +1,5 @@
-"""Is the shipped base model a better start than random weights of the same architecture? On four tasks, with the same
-number of updates and three seeds each: validation losses during training, and the metric of the task at the end.
+"""Are the shipped models a better start than random weights of the same shapes? With the same number of updates and
+three seeds each: validation losses during training, and the metric of the task at the end.
 
     python -m tests.benchmarks.base_start REAL_DATA [TASK ...]
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,7 @@ import matplotlib
 
 from stages import prepare, tokenize
 from stages.lib.checkpoint.tokenizers import load_tokenizer
-from stages.lib.core.params import read_section
+from stages.lib.core.params import read_scenario, read_section
 from stages.lib.core.process import keep_freed_memory
 from stages.lib.models.loading import base_model
 from stages.lib.params.machine import Machine
@@ -32,17 +33,22 @@ from stages.lib.params.tokenize import Tokenize
 from stages.lib.records.tokenized_examples import TokenizedDataset, read_label_ids, write_tokenized_examples
 from stages.lib.training.fit import fit
 from stages.lib.training.selection import make_scorer
-from stages.tools.recipe import apply
+from stages.tools.recipe import apply, names
 from tests.benchmarks.pretrained_start import architecture_of
-from tests.build import fit_settings, scratch_model, section
+from tests.build import fit_settings, params_of, scratch_model, section
 
-SHIPPED = Path("data/raw/base")
+SHIPPED = {
+    "base": Path("data/raw/base"),
+    "seq2seq": Path("data/raw/models/seq2seq"),
+    "encoder": Path("data/raw/models/encoder"),
+}
 RESULTS = Path("data/base/fine_tuning")
-STARTS = ("base", "random")
+STARTS = ("pretrained", "random")
 SEEDS = (1, 2, 3)
 LEARNING_RATES = (0.00003, 0.00008, 0.00025, 0.0007, 0.002, 0.005, 0.014, 0.04)
 FIRST_TRIED = (0.0007, 0.002, 0.005)
 VALIDATION_EXAMPLES = 300
+COLOURS = ("#1f6fb4", "#d1662a")  # of the starts
 
 
 Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and the metric of the best
@@ -51,23 +57,28 @@ Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and th
 @dataclass(frozen=True)
 class Task:
     title: str
-    recipe: str | None  # None: the sample, as params.yaml has it
+    models: tuple[str, ...]  # of SHIPPED
+    name: str  # of a recipe, or of a scenario of params.yaml with its sample
     examples: int
     epochs: float
     metric: Literal["bleu", "accuracy"]
 
 
+BASE, TEXT, LABELS = ("base",), ("base", "seq2seq"), ("base", "encoder")
 TASKS = {
-    "sample": Task("the sample, 800 examples", None, 800, 1.5, "bleu"),
-    "e2e": Task("E2E, 500 examples", "e2e", 500, 3.0, "bleu"),
-    "sst2": Task("SST-2, 2,000 sentences", "sst2", 2000, 4.0, "accuracy"),
-    "style": Task("Shakespeare style, 1,000 examples", "shakespeare_style", 1000, 1.0, "bleu"),
+    "sample": Task("the sample, 800 examples", BASE, "data_to_text", 800, 1.5, "bleu"),
+    "e2e": Task("E2E, 500 examples", BASE, "e2e", 500, 3.0, "bleu"),
+    "style": Task("Shakespeare style, 1,000 examples", BASE, "shakespeare_style", 1000, 1.0, "bleu"),
+    "translation": Task("the sample of translation", TEXT, "machine_translation", 800, 1.5, "bleu"),
+    "sst2": Task("SST-2, 2,000 sentences", LABELS, "sst2", 2000, 4.0, "accuracy"),
+    "sentiment": Task("the sample of sentiment", LABELS, "sentiment_analysis", 800, 1.5, "accuracy"),
 }
 
 
 class Row(NamedTuple):
     """A point of a curve. Only the last point of a run has a `score`, the metric. Loss is in nats per target token."""
 
+    model: str
     start: str
     learning_rate: float
     seed: int
@@ -76,45 +87,49 @@ class Row(NamedTuple):
     score: float | None
 
 
-def main(real_data: Path, names: list[str]) -> None:
-    for name in names or TASKS:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = list(_rows(TASKS[name], real_data, Path(folder)))
+def main(real_data: Path, chosen: list[str]) -> None:
+    for name in chosen or TASKS:
+        rows = [row for model in TASKS[name].models for row in _rows(TASKS[name], model, real_data)]
         _write(RESULTS / f"{name}.csv", rows)
         print(_summary(TASKS[name], rows), flush=True)
     draw()
 
 
-def _rows(task: Task, real_data: Path, folder: Path) -> Iterator[Row]:
-    models = {
-        "base": section(Model, name="folder", folder=str(SHIPPED), architecture="checkpoint", scratch=None),
-        "random": scratch_model(architecture_of(SHIPPED)),
-    }
-    prepared(task, models["base"], real_data, folder)
-    for start, model in models.items():
-        tried = _tried(task, model, folder)
-        best = _best(tried)
-        runs = {(rate, SEEDS[0]): run for rate, run in tried.items()}
-        runs |= {(best, seed): _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
-        for (rate, seed), (curve, score) in runs.items():
-            for step, loss in curve:
-                yield Row(start, rate, seed, step, loss, score if step == curve[-1][0] else None)
+def _rows(task: Task, name: str, real_data: Path) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as place:
+        folder, shipped = Path(place), checkpoint(SHIPPED[name])
+        prepared(task, shipped, real_data, folder)
+        random = scratch_model(architecture_of(SHIPPED[name]), family="encoder" if name == "encoder" else None)
+        for start, model in zip(STARTS, (shipped, random), strict=True):
+            tried = _tried(task, model, folder)
+            best = _best(tried)
+            runs = {(rate, SEEDS[0]): run for rate, run in tried.items()}
+            runs |= {(best, seed): _run(task, model, best, seed, folder) for seed in SEEDS[1:]}
+            for (rate, seed), (curve, score) in runs.items():
+                for step, loss in curve:
+                    yield Row(name, start, rate, seed, step, loss, score if step == curve[-1][0] else None)
+
+
+def checkpoint(folder: Path) -> Model:
+    return section(Model, name="folder", folder=str(folder), architecture="checkpoint", scratch=None)
 
 
 def prepared(task: Task, model: Model, real_data: Path, folder: Path) -> None:
-    """Evenly spaced examples of the task, as token ids of the base, for both starts."""
+    """Evenly spaced examples of the task, as token ids of the model."""
     params = Path(shutil.copy("params.yaml", folder))
-    if task.recipe:
-        apply(task.recipe, str(real_data), params)
+    if task.name in names():
+        apply(task.name, str(real_data), params)
+    else:
+        params_of(task.name, folder)
     settings = read_section(Prepare, params)
-    scenario = task.recipe or "data_to_text"
-    prepare.run(settings, None, Path(settings.folder) / scenario, folder / "prepare")
+    prepare.run(settings, None, Path(settings.folder) / read_scenario(params), folder / "prepare")
     limits = {"max_rejected_fraction": 0.5, "untrainable": "drop"}
     tokenization = read_section(Tokenize, params).model_copy(update=limits)
     tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
     for split, most in (("train", task.examples), ("validation", VALIDATION_EXAMPLES)):
         every = list(TokenizedDataset(folder / "tokenize" / split))
-        write_tokenized_examples(folder / split, [[every[len(every) * at // most] for at in range(most)]])
+        kept = min(most, len(every))
+        write_tokenized_examples(folder / split, [[every[len(every) * at // kept] for at in range(kept)]])
 
 
 def _tried(task: Task, model: Model, folder: Path) -> dict[float, Run]:
@@ -163,34 +178,41 @@ def _write(path: Path, rows: list[Row]) -> None:
 def _read(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         return [
-            Row(r["start"], float(r["learning_rate"]), int(r["seed"]), int(r["step"]), float(r["loss"]), _score(r))
-            for r in csv.DictReader(file)
+            Row(
+                model=record["model"],
+                start=record["start"],
+                learning_rate=float(record["learning_rate"]),
+                seed=int(record["seed"]),
+                step=int(record["step"]),
+                loss=float(record["loss"]),
+                score=float(record["score"]) if record["score"] else None,
+            )
+            for record in csv.DictReader(file)
         ]
-
-
-def _score(record: dict[str, str]) -> float | None:
-    return float(record["score"]) if record["score"] else None
 
 
 def _summary(task: Task, rows: list[Row]) -> str:
     """The median over the seeds, and the value of each seed."""
     lines = [task.title]
-    for start in STARTS:
-        own = _of(start, rows)
-        losses = [min(row.loss for row in own if row.seed == seed) for seed in SEEDS]
-        scores = [row.score for row in own if row.score is not None]
-        shown = [
-            f"{statistics.median(values):8.3f} ({', '.join(f'{value:.3f}' for value in values)})"
-            for values in (losses, scores)
-        ]
-        lines.append(f"  {start:<8} learning rate {own[0].learning_rate:g}  loss {shown[0]}  {task.metric} {shown[1]}")
+    for model in task.models:
+        for start in STARTS:
+            own = _of(model, start, rows)
+            losses = [min(row.loss for row in own if row.seed == seed) for seed in SEEDS]
+            scores = [row.score for row in own if row.score is not None]
+            shown = [
+                f"{statistics.median(values):8.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+                for values in (losses, scores)
+            ]
+            rate = f"learning rate {own[0].learning_rate:g}"
+            lines.append(f"  {model:<8} {start:<11} {rate}  loss {shown[0]}  {task.metric} {shown[1]}")
     return "\n".join(lines)
 
 
-def _of(start: str, rows: list[Row]) -> list[Row]:
+def _of(model: str, start: str, rows: list[Row]) -> list[Row]:
     """The rows of its best learning rate, the only one with all seeds."""
-    best = next(row.learning_rate for row in rows if (row.start, row.seed) == (start, SEEDS[-1]))
-    return [row for row in rows if (row.start, row.learning_rate) == (start, best)]
+    own = [row for row in rows if (row.model, row.start) == (model, start)]
+    best = next(row.learning_rate for row in own if row.seed == SEEDS[-1])
+    return [row for row in own if row.learning_rate == best]
 
 
 def draw() -> None:
@@ -205,14 +227,16 @@ def draw() -> None:
     figure, panels = pyplot.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), squeeze=False)
     for name, panel in zip(measured, panels[0], strict=True):
         rows = _read(RESULTS / f"{name}.csv")
-        for start, colour in zip(STARTS, ("#1f6fb4", "#d1662a"), strict=True):
+        lines, colours = zip(TASKS[name].models, ("-", ":"), strict=True), zip(STARTS, COLOURS, strict=True)
+        for (model, line), (start, colour) in product(lines, colours):
             for seed in SEEDS:
-                points = [(row.step, row.loss) for row in _of(start, rows) if row.seed == seed]
-                panel.plot(*zip(*points, strict=True), color=colour, label=start if seed == 1 else None)
+                points = [(row.step, row.loss) for row in _of(model, start, rows) if row.seed == seed]
+                label = f"{model}, {start}" if seed == 1 else None
+                panel.plot(*zip(*points, strict=True), line, color=colour, label=label)
+        panel.legend(frameon=False)
         panel.set_title(TASKS[name].title, fontsize=9)
         panel.set_xlabel("updates")
     panels[0][0].set_ylabel("validation loss, nats a token")
-    panels[0][0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(RESULTS / "start.svg", metadata={"Date": None})
 

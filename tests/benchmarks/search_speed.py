@@ -8,8 +8,9 @@ the same grid, and as many updates and evaluations; neither prunes. The time is 
 imports. At its best, Trainer has batches by length and our memory allocator, and evaluates as many examples at once as
 it trains on. Ours keeps the best weights of each trial in a checkpoint; Trainer keeps none.
 
-Two workers with a thread each are compared with one worker that has one thread, or two. This time has the imports. The
-table of trials must be the same, to the byte, whether one worker or two have made it.
+Two workers with a thread each are compared with one worker that has one thread, or two. This time has the imports, so
+trials are longer, as those of a search that needs workers are. The table of trials must be the same, to the byte,
+whether one worker or two have made it.
 """
 
 import gc
@@ -44,6 +45,7 @@ from tests.build import PROJECT, params_of, run_stage
 
 TRAIN, VALIDATION, BATCH, EVALUATIONS = 320, 64, 16, 2
 RATES, DECAYS = [0.001, 0.0005, 0.002, 0.004], [0.01, 0.1]  # the first of each are those of the first trial
+WORKER_EPOCHS = 3
 SEARCH = {"learning_rate": {"choices": RATES}, "weight_decay": {"choices": DECAYS}}
 PARAMS: dict[str, Any] = {
     "model__architecture": "small",
@@ -179,7 +181,8 @@ def trainer_at_its_best() -> float:
 def worked(folder: Path, name: str) -> tuple[float, str]:
     """Seconds of the stage as a process, and its table of trials."""
     workers, threads = WORKERS[name]
-    params_of("data_to_text", folder, **PARAMS, machine__tune_workers=workers)
+    longer = {"machine__tune_workers": workers, "tune_hyperparameters__epochs": WORKER_EPOCHS}
+    params_of("data_to_text", folder, **PARAMS | longer)
     environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
     begun = time.monotonic()
     command = [sys.executable, "-m", "stages.tune_hyperparameters"]
