@@ -227,7 +227,8 @@ def draw() -> None:
     figure, panels = pyplot.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), squeeze=False)
     for name, panel in zip(measured, panels[0], strict=True):
         rows = _read(RESULTS / f"{name}.csv")
-        lines, colours = zip(TASKS[name].models, ("-", ":"), strict=True), zip(STARTS, COLOURS, strict=True)
+        models = dict.fromkeys(row.model for row in rows)
+        lines, colours = zip(models, ("-", ":"), strict=False), zip(STARTS, COLOURS, strict=True)
         for (model, line), (start, colour) in product(lines, colours):
             for seed in SEEDS:
                 points = [(row.step, row.loss) for row in _of(model, start, rows) if row.seed == seed]
