@@ -102,6 +102,7 @@ def test_the_recipe_makes_the_sisters_of_a_base(tmp_path: Path, monkeypatch: pyt
     made_by(monkeypatch, "spans.py", 30)
     edit(recipe, "scenario: corpus", "scenario: spans")
     edit(recipe, "folder: start  ", "folder: start_seq2seq  ")
+    edit(recipe, "validation_fraction: 0.01", "validation_fraction: 0.2")
     for stage in STAGES:
         run_stage(recipe, stage)
     runpy.run_path("publish.py", run_name="__main__")

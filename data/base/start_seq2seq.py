@@ -21,7 +21,7 @@ from start import LOGIT_SCALE, SEED
 from tokenizers import processors
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, T5Config
-from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
+from transformers.models.t5.modeling_t5 import T5Attention, T5ForConditionalGeneration
 
 TARGET = Path("start_seq2seq")
 
@@ -79,8 +79,7 @@ def add_copying_heads(network: T5ForConditionalGeneration) -> None:
 
     size = float(embeddings.norm(dim=1).mean()) / math.sqrt(config.d_model)
     token, before, rest = torch.linalg.qr(torch.randn(config.d_model, config.d_model))[0].split(config.d_kv)
-    first = slice(0, config.d_kv)
-    set_previous_token_head(network.encoder.block[0].layer[0].SelfAttention, first, token, size * before)
+    set_previous_token_head(network.encoder.block[0].layer[0].SelfAttention, token, size * before)
     attention = network.decoder.block[COPYING_LAYER].layer[1].EncDecAttention
     for head, copied in enumerate((token, rest)):
         rows = slice(head * config.d_kv, (head + 1) * config.d_kv)
@@ -89,8 +88,9 @@ def add_copying_heads(network: T5ForConditionalGeneration) -> None:
         attention.o.weight[:, rows] = COPY_SCALE * size * copied.T
 
 
-def set_previous_token_head(attention: torch.nn.Module, rows: slice, token: Tensor, before: Tensor) -> None:
-    """Queries and keys are 0: the relative position alone decides, in all layers of the encoder."""
+def set_previous_token_head(attention: T5Attention, token: Tensor, before: Tensor) -> None:
+    """Queries and keys are 0, so that the relative position alone decides. All layers of the encoder share its bias."""
+    rows = slice(0, len(token))
     attention.q.weight[rows] = attention.k.weight[rows] = 0.0
     attention.relative_attention_bias.weight[1, 0] = PEAK  # the first bucket is the place itself
     attention.v.weight[rows] = token
