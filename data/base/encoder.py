@@ -87,7 +87,7 @@ def main(updates: int) -> None:
         eval_dataset=list(pieces(tokenizer, "_heldout")),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(CHECKPOINTS)) if CHECKPOINTS.is_dir() else None)
-    publish(network, tokenizer, TARGET, card(network, updates, trainer.evaluate()["eval_loss"]))
+    publish(network, tokenizer, TARGET, "fill-mask", card(network, updates, trainer.evaluate()["eval_loss"]))
 
 
 def with_marks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -50,15 +50,16 @@ def main() -> None:
     network = (AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM).from_pretrained(MODEL)
     values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
     paragraphs = (seq2seq_card if is_seq2seq else causal_card)(values, network.config)
-    folder = SISTERS / "seq2seq" if is_seq2seq else BASE
-    publish(network, AutoTokenizer.from_pretrained(MODEL), folder, paragraphs)
+    folder, task = (SISTERS / "seq2seq", "text2text-generation") if is_seq2seq else (BASE, "text-generation")
+    publish(network, AutoTokenizer.from_pretrained(MODEL), folder, task, paragraphs)
 
 
 def publish(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, paragraphs: Sequence[str]
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, task: str, paragraphs: Sequence[str]
 ) -> None:
+    """The first paragraph is the title of the card; `task` is the name of the hub for what the model does."""
     title, *rest = paragraphs
-    header = f"---\nlanguage: en\nlibrary_name: transformers\n---\n# {title}\n\n"
+    header = f"---\nlanguage: en\nlibrary_name: transformers\npipeline_tag: {task}\n---\n# {title}\n\n"
     shutil.rmtree(folder, ignore_errors=True)
     network.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
