@@ -64,7 +64,7 @@ def ten_experiments(tmp_path: Path) -> Path:
     for number in range(10):
         run(tmp_path, f"git checkout -q --detach {commit}")
         for name, old, new in (
-            ("params.yaml", "strategy: greedy", "strategy: beam"),
+            ("params.yaml", "beams: 5", "beams: 4"),
             ("params.yaml", "learning_rate: 0.001", f"learning_rate: 0.00{number}"),
             ("params.yaml", "max_grad_norm: 1.0", "max_grad_norm: 0.5"),
             ("params.yaml", "epochs: 3 ", f"epochs: {number + 4}"),

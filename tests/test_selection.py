@@ -59,16 +59,35 @@ def test_all_targets_of_one_example_are_references_of_one_text(asked: list[Any],
     assert scorer(tiny.model(tokens)) == 100
 
 
-def test_the_last_answer_of_a_conversation_counts(asked: list[Any], tmp_path: Path) -> None:
+def test_conversations_are_asked_for_answers_at_different_places(asked: list[Any], tmp_path: Path) -> None:
     tokens = tiny.tokenizer()
     answer = tiny.example(tokens, tiny.FACTS[0]).target_ids
-    write_tokenized_examples(tmp_path, [[TokenizedExample("talk", [5], [6, 7, 8, *answer], [1, 2], 0)]])
+    turns = [*answer, 7, 8, *answer]
+    between = [len(answer), len(answer) + 1]
+    talks = [TokenizedExample(name, [5], turns, between, 0) for name in "abc"]
+    talks.append(TokenizedExample("one answer", [9], answer, [], 0))
+    write_tokenized_examples(tmp_path, [talks])
     scorer = make_scorer(
         tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), None
     )
     assert scorer is not None
     assert scorer(tiny.model(tokens)) == 100
-    assert asked[0][0] == [[5, 6, 7, 8]]
+    ((sources, room),) = asked
+    assert sources == [[5], [5, *answer, 7, 8], [5], [9]]
+    assert room == len(answer)
+
+
+def test_an_answer_of_a_conversation_in_pieces_is_compared_with_itself(asked: list[Any], tmp_path: Path) -> None:
+    tokens = tiny.tokenizer()
+    first, second = (tiny.example(tokens, source).target_ids for source in tiny.FACTS[:2])
+    pieces = [TokenizedExample("talk", [5], first, [], 0), TokenizedExample("talk", [5, 6], second, [], 0)]
+    write_tokenized_examples(tmp_path, [[*pieces, *(piece._replace(id="other") for piece in pieces)]])
+    scorer = make_scorer(
+        tiny.settings(metric_for_best_model="exact_match"), tokens, [], TokenizedDataset(tmp_path), None
+    )
+    assert scorer is not None
+    assert scorer(tiny.model(tokens)) == 50
+    assert asked[0][0] == [[5], [5, 6]]
 
 
 def scores_in_turn(monkeypatch: pytest.MonkeyPatch, folder: Path, metric: str, truths: list[str], *texts: str) -> Any:

@@ -47,7 +47,6 @@ STARTS = ("pretrained", "random")
 SEEDS = (1, 2, 3)
 LEARNING_RATES = (0.00003, 0.00008, 0.00025, 0.0007, 0.002, 0.005, 0.014, 0.04)
 FIRST_TRIED = (0.0007, 0.002, 0.005)
-VALIDATION_EXAMPLES = 300
 COLOURS = ("#1f6fb4", "#d1662a")  # of the starts
 
 
@@ -62,6 +61,7 @@ class Task:
     examples: int
     epochs: float
     metric: Literal["bleu", "accuracy"]
+    validation: int = 300  # examples: for the losses, and one text each for the metric
 
 
 BASE, TEXT, LABELS = ("base",), ("base", "seq2seq"), ("base", "encoder")
@@ -70,7 +70,8 @@ TASKS = {
     "e2e": Task("E2E, 500 examples", BASE, "e2e", 500, 3.0, "bleu"),
     "style": Task("Shakespeare style, 1,000 examples", BASE, "shakespeare_style", 1000, 1.0, "bleu"),
     "translation": Task("the sample of translation", TEXT, "machine_translation", 800, 1.5, "bleu"),
-    "sst2": Task("SST-2, 2,000 sentences", LABELS, "sst2", 2000, 4.0, "accuracy"),
+    "babi": Task("bAbI 5, 400 dialogues", BASE, "babi_task5", 400, 3.0, "accuracy", 150),
+    "sst2": Task("SST-2, 2,000 sentences", BASE, "sst2", 2000, 4.0, "accuracy"),
     "sentiment": Task("the sample of sentiment", LABELS, "sentiment_analysis", 800, 1.5, "accuracy"),
 }
 
@@ -126,7 +127,7 @@ def prepared(task: Task, model: Model, real_data: Path, folder: Path) -> None:
     limits = {"max_rejected_fraction": 0.5, "untrainable": "drop"}
     tokenization = read_section(Tokenize, params).model_copy(update=limits)
     tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
-    for split, most in (("train", task.examples), ("validation", VALIDATION_EXAMPLES)):
+    for split, most in (("train", task.examples), ("validation", task.validation)):
         every = list(TokenizedDataset(folder / "tokenize" / split))
         kept = min(most, len(every))
         write_tokenized_examples(folder / split, [[every[len(every) * at // kept] for at in range(kept)]])
@@ -160,7 +161,7 @@ def _run(task: Task, model: Model, rate: float, seed: int, folder: Path) -> Run:
     curve = fit(network, train, validation, settings, section(Machine), folder / "fit", task.title)
     shutil.rmtree(folder / "fit")
     scored = settings.model_copy(
-        update={"metric_for_best_model": task.metric, "generation_eval_examples": VALIDATION_EXAMPLES}
+        update={"metric_for_best_model": task.metric, "generation_eval_examples": task.validation}
     )
     scorer = make_scorer(scored, tokenizer, labels, validation, None)
     assert scorer is not None

@@ -5,7 +5,7 @@ so that neither the settings nor the code of evaluate can make training stale.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby, islice
 
 import numpy as np
@@ -38,7 +38,8 @@ def make_scorer(
     if settings.metric_for_best_model == "loss":
         return None
     score = _SCORES[settings.metric_for_best_model]
-    questions = [_last_answer(list(own)) for own in _spread(validation, settings.generation_eval_examples)]
+    spread = _spread(validation, settings.generation_eval_examples)
+    questions = [_question(examples, number) for number, examples in enumerate(spread)]
     prompts = [Prompt(examples[0].source_ids, examples[0].id) for examples in questions]
     references = [[text_of(tokenizer, labels, example.target_ids) for example in examples] for examples in questions]
     longest = max(len(example.target_ids) for examples in questions for example in examples)
@@ -116,13 +117,22 @@ def _spread(validation: TokenizedDataset, most: int) -> list[list[TokenizedExamp
     return list(islice(questions, 0, None, max(1, len(questions) // most)))[:most]
 
 
-def _last_answer(examples: list[TokenizedExample]) -> list[TokenizedExample]:
-    """The same; of a conversation, only the last answer, with all turns before it as the source."""
-    if not examples[0].masked_positions:
+def _question(examples: list[TokenizedExample], number: int) -> list[TokenizedExample]:
+    """A source with its references. Of a conversation, or a text in pieces, one answer, with all before it as the
+    source. Which one it is changes from question to question: the last ones are often the same farewell."""
+    if all(each.source_ids == examples[0].source_ids and not each.masked_positions for each in examples):
         return examples
-    last = examples[-1]
-    answer = max(last.masked_positions, default=-1) + 1
-    return [last._replace(source_ids=last.source_ids + last.target_ids[:answer], target_ids=last.target_ids[answer:])]
+    answers = [answer for each in examples for answer in _answers(each)]
+    return [answers[number % len(answers)]]
+
+
+def _answers(example: TokenizedExample) -> Iterator[TokenizedExample]:
+    source, target, masked = example.source_ids, example.target_ids, set(example.masked_positions)
+    for has_loss, run in groupby(range(len(target)), lambda position: position not in masked):
+        first, *others = run
+        if has_loss:
+            before, answer = source + target[:first], target[first : first + len(others) + 1]
+            yield example._replace(source_ids=before, target_ids=answer, masked_positions=[])
 
 
 def _greedy(network: PreTrainedModel, prompts: Sequence[Prompt], longest: int) -> Predict:
