@@ -78,6 +78,7 @@ def test_the_recipe_is_the_same_chain_with_valid_params() -> None:
         assert read_section(section, RECIPE / "params.yaml")
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_a_base_of_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With sixty documents and two updates: the chain, the weights and their card are complete."""
     recipe = copied_recipe(tmp_path, monkeypatch)

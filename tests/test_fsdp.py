@@ -23,6 +23,8 @@ from stages.lib.training.trainable import make_trainable
 from stages.lib.training.validation import Scorer
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "one process has more micro-batches than the other": ("gpt2", {"micro_batch_tokens": 40, "l1": 0.001}),
     "one process has no example": ("t5", {"batch_size": 1, "epochs": 0.25}),

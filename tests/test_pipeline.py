@@ -164,6 +164,7 @@ def assert_no_state_is_left(folder: Path) -> None:
     assert not list(folder.glob(".scratch/train/*"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_resume_after_a_kill(restored: Path) -> None:
     """Their losses are those of one process, except for rounding. Each process saves what it alone knows."""
     longer_training(restored, epochs=19)
@@ -179,6 +180,7 @@ def test_two_processes_train_as_one_does_and_resume_after_a_kill(restored: Path)
     assert_no_state_is_left(restored)
 
 
+@pytest.mark.slow
 def test_two_nodes_hold_a_model_together_and_leave_an_ordinary_one(restored: Path) -> None:
     longer_training(restored, epochs=2)
     run_stage(restored, "train")
@@ -203,6 +205,7 @@ def assert_same_curve(folder: Path, expected: dict[str, list[tuple[int, float]]]
         assert [loss for _, loss in found[name]] == pytest.approx([loss for _, loss in expected[name]], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
     edit(restored, "train_processes: 1", "train_processes: 2")
     edit(restored, "learning_rate: 0.004", "learning_rate: 1.0e+30")
@@ -213,6 +216,7 @@ def test_of_processes_that_fail_alike_one_reports(restored: Path) -> None:
     assert "Traceback" not in failed.stderr, failed.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_predict_as_one_does_and_go_on_after_a_kill(restored: Path) -> None:
     edit(restored, "strategy: greedy\n      max_new_tokens: 8", "strategy: beam\n      max_new_tokens: 90")
     edit(restored, "generation_batch_tokens:", "generation_batch_tokens: 500")
@@ -369,6 +373,7 @@ def reproduced_here(folder: Path) -> list[str]:
     return done
 
 
+@pytest.mark.slow
 def test_an_experiment_with_other_parameters_leaves_the_first_run_in_the_cache(restored: Path) -> None:
     """Another scenario, by a classification head, from the sample that ships; and no search."""
     options = ("scenario=sentiment_analysis", "model.architecture=bert", "fit.learning_rate=1e-5")

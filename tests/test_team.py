@@ -226,6 +226,7 @@ def said(folder: Path) -> str:
         return "\n".join(other_than_dvc_keeps([Path("data/raw/notes"), Path("data/raw/other")]))
 
 
+@pytest.mark.slow
 def test_a_day_in_a_teams_life_is_twelve_commands_at_most(project: Path, tmp_path: Path) -> None:
     """Those of docs/team.md, with stages that take no time, on the project's own params.yaml."""
     log = add_stages(project)
@@ -320,6 +321,7 @@ def test_a_merge_of_two_runs_asks_for_a_run_and_needs_no_other_command(project: 
     dvc(project, "status --quiet")  # else it fails
 
 
+@pytest.mark.slow
 def test_experiments_share_the_work_that_is_the_same_and_go_on_from_that_of_a_killed_one(
     project: Path, tmp_path: Path
 ) -> None:

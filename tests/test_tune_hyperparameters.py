@@ -689,6 +689,7 @@ def stage(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
 
 
+@pytest.mark.slow
 def test_trials_of_killed_workers_go_on_from_their_checkpoints_to_the_result_of_an_unbroken_search(
     project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
 ) -> None:
@@ -725,6 +726,7 @@ def database() -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_two_machines_share_a_search(formula: Formula, ids: Path, tmp_path: Path, database: str) -> None:
     """Both open the empty database at the same moment."""
     params: dict[str, Any] = {"trials": 8, "sampler": "tpe", "confirm": FULL}
