@@ -70,7 +70,7 @@ TASKS = {
     "e2e": Task("E2E, 500 examples", BASE, "e2e", 500, 3.0, "bleu"),
     "style": Task("Shakespeare style, 1,000 examples", BASE, "shakespeare_style", 1000, 1.0, "bleu"),
     "translation": Task("the sample of translation", TEXT, "machine_translation", 800, 1.5, "bleu"),
-    "babi": Task("bAbI 5, 400 dialogues", BASE, "babi_task5", 400, 3.0, "accuracy", 150),
+    "babi": Task("bAbI 5, 400 dialogues", BASE, "babi_task5", 400, 2.0, "accuracy", 100),
     "sst2": Task("SST-2, 2,000 sentences", BASE, "sst2", 2000, 4.0, "accuracy"),
     "sentiment": Task("the sample of sentiment", LABELS, "sentiment_analysis", 800, 1.5, "accuracy"),
 }
@@ -124,7 +124,7 @@ def prepared(task: Task, model: Model, real_data: Path, folder: Path) -> None:
         params_of(task.name, folder)
     settings = read_section(Prepare, params)
     prepare.run(settings, None, Path(settings.folder) / read_scenario(params), folder / "prepare")
-    limits = {"max_rejected_fraction": 0.5, "untrainable": "drop"}
+    limits = {"max_rejected_fraction": 0.5, "max_truncated_fraction": 1.0, "untrainable": "drop"}
     tokenization = read_section(Tokenize, params).model_copy(update=limits)
     tokenize.run(tokenization, model, None, folder / "prepare", folder / "tokenize")
     for split, most in (("train", task.examples), ("validation", task.validation)):
