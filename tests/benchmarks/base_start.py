@@ -48,6 +48,7 @@ SEEDS = (1, 2, 3)
 LEARNING_RATES = (0.00003, 0.00008, 0.00025, 0.0007, 0.002, 0.005, 0.014, 0.04)
 FIRST_TRIED = (0.0007, 0.002, 0.005)
 COLOURS = ("#1f6fb4", "#d1662a")  # of the starts
+COLUMNS = 4  # of panels
 
 
 Run = tuple[list[tuple[int, float]], float]  # validation losses by step, and the metric of the best
@@ -60,15 +61,19 @@ class Task:
     name: str  # of a recipe, or of a scenario of params.yaml with its sample
     examples: int
     epochs: float
-    metric: Literal["bleu", "accuracy"]
+    metric: Literal["bleu", "chrf", "token_f1", "accuracy"]
     validation: int = 300  # examples: for the losses, and one text each for the metric
 
 
 BASE, TEXT, LABELS = ("base",), ("base", "seq2seq"), ("base", "encoder")
 TASKS = {
-    "sample": Task("the sample, 800 examples", BASE, "data_to_text", 800, 1.5, "bleu"),
+    "sample": Task("the sample of data to text", BASE, "data_to_text", 800, 1.5, "bleu"),
     "e2e": Task("E2E, 500 examples", BASE, "e2e", 500, 3.0, "bleu"),
     "style": Task("Shakespeare style, 1,000 examples", BASE, "shakespeare_style", 1000, 1.0, "bleu"),
+    "dialogue": Task("the sample of dialogue", BASE, "dialogue", 800, 1.5, "bleu"),
+    "content": Task("the sample of content generation", BASE, "content_generation", 800, 1.5, "chrf"),
+    "writing": Task("the sample of the writing assistant", BASE, "writing_assistant", 800, 1.5, "bleu"),
+    "questions": Task("the sample of question answering", BASE, "question_answering", 800, 1.5, "token_f1"),
     "translation": Task("the sample of translation", TEXT, "machine_translation", 800, 1.5, "bleu"),
     "babi": Task("bAbI 5, 400 dialogues", BASE, "babi_task5", 400, 2.0, "accuracy", 100),
     "sst2": Task("SST-2, 2,000 sentences", BASE, "sst2", 2000, 4.0, "accuracy"),
@@ -225,8 +230,12 @@ def draw() -> None:
     from matplotlib import pyplot  # its import chooses the backend
 
     measured = [name for name in TASKS if (RESULTS / f"{name}.csv").is_file()]
-    figure, panels = pyplot.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), squeeze=False)
-    for name, panel in zip(measured, panels[0], strict=True):
+    lines_of_panels = -(-len(measured) // COLUMNS)
+    size = (3 * COLUMNS, 2.8 * lines_of_panels)
+    figure, grid = pyplot.subplots(lines_of_panels, COLUMNS, figsize=size, squeeze=False)
+    for panel in grid.flat[len(measured) :]:
+        panel.remove()
+    for name, panel in zip(measured, grid.flat, strict=False):
         rows = _read(RESULTS / f"{name}.csv")
         models = dict.fromkeys(row.model for row in rows)
         lines, colours = zip(models, ("-", ":"), strict=False), zip(STARTS, COLOURS, strict=True)
@@ -238,7 +247,8 @@ def draw() -> None:
         panel.legend(frameon=False)
         panel.set_title(TASKS[name].title, fontsize=9)
         panel.set_xlabel("updates")
-    panels[0][0].set_ylabel("validation loss, nats a token")
+    for line in grid:
+        line[0].set_ylabel("validation loss, nats a token")
     figure.tight_layout()
     figure.savefig(RESULTS / "start.svg", metadata={"Date": None})
 
