@@ -61,7 +61,7 @@ class Task:
     name: str  # of a recipe, or of a scenario of params.yaml with its sample
     examples: int
     epochs: float
-    metric: Literal["bleu", "chrf", "token_f1", "accuracy"]
+    metric: Literal["bleu", "token_f1", "accuracy"]
     validation: int = 300  # examples: for the losses, and one text each for the metric
 
 
@@ -71,7 +71,6 @@ TASKS = {
     "e2e": Task("E2E, 500 examples", BASE, "e2e", 500, 3.0, "bleu"),
     "style": Task("Shakespeare style, 1,000 examples", BASE, "shakespeare_style", 1000, 1.0, "bleu"),
     "dialogue": Task("the sample of dialogue", BASE, "dialogue", 800, 1.5, "bleu"),
-    "content": Task("the sample of content generation", BASE, "content_generation", 800, 1.5, "chrf"),
     "writing": Task("the sample of the writing assistant", BASE, "writing_assistant", 800, 1.5, "bleu"),
     "questions": Task("the sample of question answering", BASE, "question_answering", 800, 1.5, "token_f1"),
     "translation": Task("the sample of translation", TEXT, "machine_translation", 800, 1.5, "bleu"),
