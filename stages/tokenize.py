@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from stages.lib.checkpoint.without_torch import import_transformers_without_torch
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # the latter in a worker
     import_transformers_without_torch()
 
 import numpy as np
@@ -38,7 +38,7 @@ from stages.lib.core.markdown import table, write_page
 from stages.lib.core.params import read_section
 from stages.lib.core.process import UserError, gc_disabled, launch
 from stages.lib.core.templates import RejectedRow
-from stages.lib.core.worker_pool import in_batches, prefetched
+from stages.lib.core.worker_pool import in_batches, ordered_map, prefetched
 from stages.lib.encoding.encoded import Encoded
 from stages.lib.encoding.encoder import Encoder
 from stages.lib.encoding.packing import packed
@@ -67,6 +67,7 @@ TARGET = Path("data/tokenize")
 
 _BATCH_EXAMPLES = 4096
 _BATCH_CHARACTERS = 1 << 20
+_CHAT_CHARACTERS = 1 << 17  # a second of work, since a template is written several times for each answer
 # of a larger corpus, evenly spaced examples of this total size give an equally good vocabulary
 _VOCABULARY_CHARACTERS = 32_000_000
 
@@ -108,7 +109,9 @@ def run(params: Tokenize, model: Model, workers: int | None, source: Path, targe
     families = _for_each(candidates, lambda _, candidate: _family(params, candidate, source / "validation"))
     for folder in ("alternatives", "alternatives_test", "report/alternatives"):
         shutil.rmtree(target / folder, ignore_errors=True)
-    _for_each(candidates, lambda name, candidate: _tokenize(params, candidate, families[name], name, source, target))
+    _for_each(
+        candidates, lambda name, candidate: _tokenize(params, candidate, workers, families[name], name, source, target)
+    )
     for folder in ("alternatives", "alternatives_test"):  # outs, and DVC warns of empty ones
         write_json(target / folder / "names.json", {"names": [name for name in candidates if name != OWN]})
 
@@ -133,7 +136,9 @@ def _family(params: Tokenize, model: Model, own: Path) -> Family:
     return family
 
 
-def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source: Path, target: Path) -> None:
+def _tokenize(
+    params: Tokenize, model: Model, workers: int | None, family: Family, name: str, source: Path, target: Path
+) -> None:
     """For the candidate of this name."""
     title = "tokenize" if name == OWN else f"tokenize {name}"
     training, prediction = training_folder(target, name), prediction_folder(target, name)
@@ -145,7 +150,7 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
     with jsonl_writer(report / "rejected.jsonl") as write:
         for split, stats in by_split.items():
             encoder = Encoder(tokenizer, params, family, labels, answers_apart=split == "test")
-            encoded = _encoded(encoder, source / split, stats.examples, title)
+            encoded = _encoded(encoder, source / split, workers, stats.examples, title)
             if params.packing and split == "train":
                 batches = _accepted(_of_free_text(encoded), split, stats, write)
                 batches = packed(batches, params.max_target_tokens, params.overlap_tokens)
@@ -154,7 +159,8 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
             folder = (prediction if split == "test" else training) / split
             write_tokenized_examples(folder, _counted(batches, stats, params.shown_examples))
     answers = Encoder(tokenizer, params, family, labels, answers_apart=True)
-    _write_answers(answers, source / "validation", training / "validation", prediction / "validation_answers")
+    whole = training / "validation"
+    _write_answers(answers, source / "validation", workers, whole, prediction / "validation_answers")
     seconds = time.monotonic() - start
     for folder in dict.fromkeys((training, prediction)):
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -171,12 +177,11 @@ def _tokenize(params: Tokenize, model: Model, family: Family, name: str, source:
         print(f"{title}: {line}")
 
 
-def _write_answers(encoder: Encoder, examples: Path, whole: Path, target: Path) -> None:
+def _write_answers(encoder: Encoder, examples: Path, workers: int | None, whole: Path, target: Path) -> None:
     """The tokenized examples of a split with each answer apart; `whole` has them as training reads them. What is wrong
     with texts has been told of these."""
     if any(example.turns for example in islice(read_examples(examples), 1)):
-        batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
-        encoded = (encoder.fitted(encoder.ids(batch)) for batch in batches)
+        encoded = _in_batches(encoder, examples, workers)
         write_tokenized_examples(target, ([own for each in batch for own in each.tokenized] for batch in encoded))
     else:
         shutil.rmtree(target, ignore_errors=True)
@@ -234,14 +239,22 @@ def _texts(train: Path, params: Tokenize, title: str) -> Iterator[str]:
                 yield from example.targets
 
 
-def _encoded(encoder: Encoder, examples: Path, count: int, title: str = "tokenize") -> Iterator[list[Encoded]]:
-    batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, _BATCH_CHARACTERS)
+def _encoded(
+    encoder: Encoder, examples: Path, workers: int | None, count: int, title: str = "tokenize"
+) -> Iterator[list[Encoded]]:
     with tqdm(total=count, desc=f"{title} {examples.name}", unit=" examples") as bar, gc_disabled():
-        # a slow tokenizer holds Python's lock, and it is not safe in two threads
-        encoded = map(encoder.ids, batches)
-        for ids in prefetched(encoded) if encoder.is_fast else encoded:
-            yield (batch := encoder.fitted(ids))
+        for batch in _in_batches(encoder, examples, workers):
+            yield batch
             bar.update(len(batch))
+
+
+def _in_batches(encoder: Encoder, examples: Path, workers: int | None) -> Iterator[list[Encoded]]:
+    is_threaded = encoder.is_threaded(islice(read_examples(examples), 1))
+    size = _BATCH_CHARACTERS if is_threaded else _CHAT_CHARACTERS
+    batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, size)
+    if is_threaded:
+        return map(encoder.fitted, prefetched(map(encoder.ids, batches)))
+    return ordered_map(encoder.encoded, batches, workers if encoder.can_be_sent else 1)
 
 
 def _of_free_text(batches: Iterable[list[Encoded]]) -> Iterator[list[Encoded]]:

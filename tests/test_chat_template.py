@@ -173,7 +173,7 @@ def encode(
 ) -> Encoded:
     usual = {"max_source_tokens": 10_000, "max_target_tokens": 10_000, "prompt": "{source}"}
     encoder = Encoder(tokenizer, section(Tokenize, **(usual | params)), answers_apart=apart)
-    (encoded,) = encoder.fitted(encoder.ids([Example("x", "", [], list(turns), tools=tools)]))
+    (encoded,) = encoder.encoded([Example("x", "", [], list(turns), tools=tools)])
     return encoded
 
 
@@ -672,7 +672,7 @@ def test_several_templates_without_a_default_one_stop_only_conversations() -> No
     tokenizer = byte_level(CHATML)
     tokenizer.chat_template = {"rag": template_of("chatml"), "tool_use": template_of("qwen25")}
     encoder = Encoder(tokenizer, section(Tokenize))
-    plain, talk = encoder.fitted(encoder.ids([Example("x", "hi", ["hello"]), Example("y", "", [], TALK)]))
+    plain, talk = encoder.encoded([Example("x", "hi", ["hello"]), Example("y", "", [], TALK)])
     assert (len(plain.tokenized), talk.tokenized) == (1, [])
     assert [problem.reason for problem in talk.problems] == ["chat_template"] * 2
 
@@ -730,7 +730,7 @@ def test_a_window_is_what_the_template_makes_of_the_turns_that_are_left(name: st
 def test_a_prompt_and_a_target_as_chat_are_the_applied_template(name: str) -> None:
     tokenizer = tokenizer_of(name)
     encoder = Encoder(tokenizer, section(Tokenize, prompt="say: {source}", as_chat=True))
-    (encoded,) = encoder.fitted(encoder.ids([Example("x", "hi", ["hello", "so long"])]))
+    (encoded,) = encoder.encoded([Example("x", "hi", ["hello", "so long"])])
     for example, answer in zip(encoded.tokenized, ("hello", "so long"), strict=True):
         ids = applied(tokenizer, [Turn("user", "say: hi"), Turn("assistant", answer)])
         assert ids_of(example) == ids[: len(ids_of(example))]
@@ -741,7 +741,7 @@ def test_a_prompt_and_a_target_as_chat_are_the_applied_template(name: str) -> No
 def test_all_answers_as_chat_have_the_same_prompt(answers: list[str]) -> None:
     tokenizer = tokenizer_of("qwen3")
     encoder = Encoder(tokenizer, section(Tokenize, prompt="{source}", as_chat=True))
-    (encoded,) = encoder.fitted(encoder.ids([Example("x", "hi", answers)]))
+    (encoded,) = encoder.encoded([Example("x", "hi", answers)])
     for example, answer in zip(encoded.tokenized, answers, strict=True):
         ids = applied(tokenizer, [HI, Turn("assistant", answer)])
         assert ids_of(example) == ids[: len(ids_of(example))]

@@ -12,9 +12,12 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from stages.lib.checkpoint.special_tokens import MARK, NO_MARK
 from stages.lib.checkpoint.tokenizers import train_tokenizer
+from stages.lib.core.templates import RejectedRow
+from stages.lib.encoding.conversations import turns_to_drop
 from stages.lib.encoding.encoded import Encoded
 from stages.lib.encoding.encoder import Encoder
 from stages.lib.params.tokenize import Tokenize
+from stages.lib.records.chats import Turn
 from stages.lib.records.examples import Example
 from stages.lib.records.tokenized_examples import TokenizedExample
 from tests.build import section
@@ -87,7 +90,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, source: str, *targets: str, **ove
     plain = {"prompt": "{source}", "max_source_tokens": 10_000, "max_target_tokens": 10_000}
     example = Example("only", source, list(targets))
     encoder = Encoder(tokenizer, section(Tokenize, **(plain | overrides)))
-    (encoded,) = encoder.fitted(encoder.ids([example]))
+    (encoded,) = encoder.encoded([example])
     return encoded
 
 
@@ -132,7 +135,7 @@ def test_a_batch_gives_each_text_its_own_ids(make: Callable[[], PreTrainedTokeni
     tokenizer = make()
     batch = [Example(str(number), text, [text + "!", "a fox"]) for number, text in enumerate(TEXTS)]
     encoder = Encoder(tokenizer, section(Tokenize, prompt=PROMPT, max_target_tokens=200))
-    together = encoder.fitted(encoder.ids(batch))
+    together = encoder.encoded(batch)
     alone = [encode(tokenizer, text, text + "!", "a fox", prompt=PROMPT) for text in TEXTS]
     assert [[example.source_ids for example in each.tokenized] for each in together] == [
         [example.source_ids for example in each.tokenized] for each in alone
@@ -482,3 +485,17 @@ def test_a_question_without_references_has_a_source_and_no_target(source: str, p
 )
 def test_an_example_with_special_tokens_as_text_is_named(source: str, target: str, has_any: bool) -> None:
     assert encode(byte_level(), source, target).special_as_text is has_any
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 13))
+def test_the_fewest_old_turns_are_dropped_whatever_the_guess(sizes: list[int], limit: int, likely: int) -> None:
+    turns = [Turn(("user", "assistant")[place % 2], "x" * size) for place, size in enumerate(sizes)]
+
+    def length(history: list[Turn]) -> int:
+        return sum(len(turn.text) for turn in history)
+
+    fitting = [count for count in range(0, len(turns), 2) if sum(sizes[count:]) <= limit]
+    try:
+        assert turns_to_drop(turns, length, limit, likely) == fitting[0]
+    except RejectedRow:
+        assert not fitting

@@ -19,6 +19,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from stages import tokenize as stage
 from stages.lib.checkpoint.tokenizers import load_tokenizer
+from stages.lib.core import worker_pool
 from stages.lib.core.files import read_json, read_jsonl
 from stages.lib.core.process import UserError
 from stages.lib.encoding.encoded import Encoded
@@ -66,6 +67,7 @@ def tokenize(
     checkpoint: Path | None = None,
     vocabulary_size: int | None = 400,
     frozen: Path = Path(),
+    workers: int | None = None,
     **overrides: Any,
 ) -> Tokenized:
     """Runs the stage with a new vocabulary, with a frozen one, or with the tokenizer of a checkpoint."""
@@ -84,7 +86,7 @@ def tokenize(
     else:
         architecture = {"model_type": "gpt2", "n_positions": 256, "vocabulary_size": vocabulary_size}
         model = scratch_model(architecture, folder=str(frozen))
-    stage.run(section(Tokenize, **(usual | overrides)), model, None, source=folder / "in", target=folder / "out")
+    stage.run(section(Tokenize, **(usual | overrides)), model, workers, source=folder / "in", target=folder / "out")
     return Tokenized(folder / "out")
 
 
@@ -441,6 +443,23 @@ def test_the_batch_size_of_encoding_changes_nothing(tmp_path: Path, monkeypatch:
         other = tokenize(tmp_path / str(number), splits, **policies)
         assert (other.examples, other.stats, other.rejected) == (usual.examples, usual.stats, usual.rejected)
         assert contents(other.folder) == contents(usual.folder)
+
+
+def test_workers_encode_conversations_as_one_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def conversation(name: str, number: int) -> Example:
+        texts = [f"{name} <|end|> {turn} " * (1 + number * turn) for turn in range(4)]
+        turns = [Turn(role, text) for role, text in zip(("user", "assistant") * 2, texts, strict=True)]
+        return Example(f"{name}{number}", "", [], turns)
+
+    monkeypatch.setattr(stage, "_BATCH_EXAMPLES", 2)
+    monkeypatch.setattr(worker_pool, "SECONDS_ALONE", 0)
+    train = [conversation("train", number) for number in range(6)]
+    splits: Splits = {"train": train, "validation": [conversation("a", 1)], "test": [conversation("b", 1)]}
+    limits: dict[str, Any] = {"max_target_tokens": 40, "long_target": "drop", "max_rejected_fraction": 0.9}
+    one, two = (tokenize(tmp_path / str(count), splits, workers=count, **limits) for count in (1, 2))
+    assert contents(one.folder) == contents(two.folder)
+    assert one.rejected
+    assert one.stats["train"]["examples_with_special_tokens_as_text"] == len(train)
 
 
 def test_the_vocabulary_of_a_large_corpus_is_learned_from_evenly_spaced_examples(

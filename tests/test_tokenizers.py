@@ -37,7 +37,7 @@ SIZES |= {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2
 
 def encoded(tokens: PreTrainedTokenizerBase, family: Family, labels: list[str] | None = None) -> TokenizedExample:
     encoder = Encoder(tokens, section(Tokenize, prompt="{source}"), family, labels or [])
-    (found,) = encoder.fitted(encoder.ids([Example("only", SOURCE, [(labels or [TARGET])[-1]])]))
+    (found,) = encoder.encoded([Example("only", SOURCE, [(labels or [TARGET])[-1]])])
     (example,) = found.tokenized
     return example
 

@@ -117,7 +117,7 @@ def _prompts(examples: Path, tokenizer: PreTrainedTokenizerBase, params: Tokeniz
     encoder = Encoder(tokenizer, params, family)
     questions = (replace(example, targets=[]) for example in read_examples(examples))
     for batch in in_batches(questions, Example.characters, _BATCH_EXAMPLES):
-        for encoded in encoder.fitted(encoder.ids(batch)):
+        for encoded in encoder.encoded(batch):
             asked = (Prompt(each.source_ids, each.id) for each in encoded.tokenized)
             yield from (_Prompt(encoded.example.source, each) for each in asked)
 

@@ -54,7 +54,7 @@ def main() -> None:
 
         def ours() -> None:
             stats = tokenize.Stats(len(examples))
-            encoded = tokenize._encoded(encoder, folder / "prepare/train", len(examples))
+            encoded = tokenize._encoded(encoder, folder / "prepare/train", None, len(examples))
             accepted = tokenize._accepted(encoded, "train", stats, lambda record: None)
             write_tokenized_examples(folder / "again", tokenize._counted(accepted, stats, 5))
 

@@ -83,7 +83,7 @@ class Explainer:
             return None
         if not (example.source or example.turns):
             return self._continuation(prediction, example)
-        (encoded,) = self._encoder.fitted(self._encoder.ids([_answered(prediction, example)]))
+        (encoded,) = self._encoder.encoded([_answered(prediction, example)])
         return encoded.tokenized[0] if encoded.tokenized else None
 
     def words(self, prediction: Prediction, tokenized: TokenizedExample) -> tuple[list[Word], list[Word]]:
@@ -96,7 +96,7 @@ class Explainer:
     def _continuation(self, prediction: Prediction, example: Example) -> TokenizedExample:
         """The opening of a free text as source. Predictions have no blanks around them, so the likeliest joint is
         taken."""
-        before = self._encoder.fitted(self._encoder.ids([example]))[0].tokenized[0].source_ids
+        before = self._encoder.encoded([example])[0].tokenized[0].source_ids
         texts = TextEncoder(self._tokenizer)
         opening, *continuations = texts.ids(
             [prediction.source, *(joint + prediction.prediction for joint in _JOINTS)], special=False

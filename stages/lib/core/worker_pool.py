@@ -56,11 +56,11 @@ def ordered_map(work: Callable[[T], R], batches: Iterable[T], workers: int | Non
 def _by_workers(work: Callable[[T], R], batches: Iterable[T], workers: int) -> Iterator[R]:
     # spawn: a fork would copy the locks of Arrow's threads, but not the threads that release them
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work,)) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for batch in batches:
-                waiting.append(pool.submit(work, batch))
+                waiting.append(pool.submit(_do, batch))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -71,6 +71,20 @@ def _by_workers(work: Callable[[T], R], batches: Iterable[T], workers: int) -> I
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+_work: Callable[[Any], Any]  # of a worker
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    global _work
+    die_with_parent()
+    os.environ["RAYON_NUM_THREADS"] = "1"  # of the tokenizers library: there is a process for each core
+    _work = work
+
+
+def _do(batch: Any) -> Any:
+    return _work(batch)
 
 
 def prefetched(items: Iterable[T], prepare: Callable[[], None] | None = None) -> Iterator[T]:

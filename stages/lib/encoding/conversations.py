@@ -1,5 +1,6 @@
 """Conversations -> token ids, by the tokenizer's chat template; and the policy for conversations that are too long."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -94,11 +95,11 @@ class ConversationEncoder:
         encoded.target_tokens += (answer.end - answer.first for answer in whole.answers)
         encoded.unknown_tokens += self._texts.unknown(whole.ids)
         numbers = {place: number for number, place in enumerate(answer_places(encoded.example.turns))}
-        waiting = [answer.place for answer in whole.answers]
+        waiting, skipped = [answer.place for answer in whole.answers], 0
         while waiting:
             name = answer_id(encoded.example.id, numbers[waiting[0]])
             try:
-                tokens, skipped = self._with_fitting_history(encoded.example.tools, whole, waiting)
+                tokens, skipped = self._with_fitting_history(encoded.example.tools, whole, waiting, skipped)
                 start = [answer.place + skipped for answer in tokens.answers].index(waiting[0])
                 stop = self._last_fitting(tokens, start)
             except RejectedRow as problem:
@@ -110,10 +111,12 @@ class ConversationEncoder:
             done = {answer.place + skipped for answer in tokens.answers[start:stop]}
             waiting = [place for place in waiting if place not in done]
 
-    def _with_fitting_history(self, tools: str, whole: ChatTokens, places: list[int]) -> tuple[ChatTokens, int]:
+    def _with_fitting_history(
+        self, tools: str, whole: ChatTokens, places: list[int], likely: int
+    ) -> tuple[ChatTokens, int]:
         """The same conversation; or, by the policy for long sources, without its oldest turns, so that the prompt for
         the first of these answers fits. Then it has those of them that the template writes alike in it. The number is
-        that of the turns left out."""
+        that of the turns left out; `likely` is a guess of it."""
         found = next(answer.first for answer in whole.answers if answer.place == places[0])
         limit = self._params.max_source_tokens
         if found <= limit:
@@ -122,7 +125,7 @@ class ConversationEncoder:
             raise RejectedRow("long_source", f"history of {found:,} tokens, more than tokenize.max_source_tokens")
         answer = whole.turns[places[0]]
         skipped = turns_to_drop(
-            whole.turns[: places[0]], lambda history: self._prompt_length([*history, answer], tools), limit
+            whole.turns[: places[0]], lambda history: self._prompt_length([*history, answer], tools), limit, likely
         )
         shorter = without_oldest(whole.turns, skipped)
         wanted = [place - skipped for place in (places[:1] if self._answers_apart else places)]
@@ -163,25 +166,32 @@ def _in_tokens(answer: Answer, marked: MarkedIds) -> Answer:
     return replace(answer, spans=[(marked.before(begin), marked.before(end)) for begin, end in answer.spans])
 
 
-def turns_to_drop(turns: Sequence[Turn], length: Callable[[list[Turn]], int], limit: int) -> int:
+def turns_to_drop(turns: Sequence[Turn], length: Callable[[list[Turn]], int], limit: int, likely: int = 0) -> int:
     """How many of the oldest turns, system turns not counted, to drop until the others have at most `limit` tokens.
     What is left begins with a user's turn: an answer or the result of a tool would lack what it answers.
 
     Args:
         length: of turns, in tokens.
+        likely: a guess of the answer, which saves calls of `length` if it is right or a little too small.
 
     Raises:
         RejectedRow: the turns since the last one of a user are too long.
     """
     possible = [n for n in range(len(turns)) if n == 0 or _can_begin(without_oldest(turns, n))]
-    low, high = 0, len(possible) - 1
-    while low < high:  # less history is never longer
-        middle = (low + high) // 2
-        if length(without_oldest(turns, possible[middle])) <= limit:
+
+    def fits(number: int) -> bool:  # less history is never longer
+        return length(without_oldest(turns, possible[number])) <= limit
+
+    low, high, step = 0, len(possible), 0
+    if guess := bisect_left(possible, likely):
+        low, high = (0, guess - 1) if fits(guess - 1) else (guess, high)
+    while low < high:
+        middle = min(low + step, (low + high) // 2)
+        if fits(middle):
             high = middle
         else:
-            low = middle + 1
-    if length(without_oldest(turns, possible[low])) > limit:
+            low, step = middle + 1, 2 * step + 1
+    if low == len(possible):
         raise RejectedRow(
             "long_source", "the turns since the last user turn are longer than tokenize.max_source_tokens"
         )

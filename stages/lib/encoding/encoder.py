@@ -1,8 +1,8 @@
 """Examples -> token ids, in batches, with the policies for texts that are too long."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -47,6 +47,7 @@ class Encoder:
         labels: Sequence[str] = (),
         answers_apart: bool = False,
     ) -> None:
+        self._arguments = tokenizer, params, family, labels, answers_apart
         self._tokenizer, self._params, self._family, self._labels = tokenizer, params, family, labels
         self._texts = TextEncoder(tokenizer)
         self._special = SpecialTokens(tokenizer)
@@ -61,13 +62,25 @@ class Encoder:
         )
         self._chat = self._conversations if params.as_chat else None  # of a source and its targets
 
+    def __reduce__(self) -> tuple[type["Encoder"], tuple[Any, ...]]:
+        """For a worker: a tokenizer that is sent alone forgets how special tokens are told from text."""
+        return Encoder, self._arguments
+
+    def is_threaded(self, examples: Iterable[Example]) -> bool:
+        """Whether `ids` frees Python's lock for such examples. A slow tokenizer and a chat template hold it."""
+        has_chats = self._chat or (self._conversations and any(example.turns for example in examples))
+        return self._texts.is_fast and not has_chats
+
     @property
-    def is_fast(self) -> bool:
-        return self._texts.is_fast
+    def can_be_sent(self) -> bool:
+        """Whether a worker can read it. The code of a checkpoint is known only to the process that has loaded it."""
+        return not type(self._tokenizer).__module__.startswith("transformers_modules")
+
+    def encoded(self, examples: Sequence[Example]) -> list[Encoded]:
+        return self.fitted(self.ids(examples))
 
     def ids(self, examples: Sequence[Example]) -> Ids:
-        """Before any text is truncated or split; conversations are done. The tokenizing leaves Python's lock free, so
-        this part can run beside `fitted`."""
+        """Before any text is truncated or split; conversations are done. Can run beside `fitted`."""
         questions = [question for example in examples for question in self._questions(example)]
         conversations = (example for example in examples if example.turns)
         encoded = [] if self._conversations is None else self._conversations.encode(conversations)

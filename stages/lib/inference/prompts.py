@@ -81,7 +81,7 @@ class Prompts:
 
     def ask(self, examples: Sequence[Example]) -> Iterator[Asked | RejectedRow]:
         """The prompt of each example, or why tokenize would reject it."""
-        for encoded in self._encoder.fitted(self._encoder.ids(examples)):
+        for encoded in self._encoder.encoded(examples):
             yield encoded.problems[0] if encoded.problems else _asked(encoded)
 
     def _conversation(self, values: Mapping[str, Any]) -> Example:
