@@ -1,7 +1,7 @@
 """Generated texts: they are those of a plain loop, how they end, and that they do not depend on their batch."""
 
 from copy import deepcopy
-from itertools import chain
+from itertools import accumulate, chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,6 +114,8 @@ def test_texts_are_those_of_generate_for_each_source_alone(name: str) -> None:
     network: Any = widely_drawn(tiny.model(tokens, architecture=architecture)).eval()
     facts = [*tiny.FACTS[:2], "thing: cup", "colour: green; thing: boat; colour: red", "quiet"]
     prompts = [Prompt(tokens(fact + "\n")["input_ids"], fact) for fact in facts]
+    prompts += [Prompt([*prompts[3].ids, *prompts[number].ids], f"quiet; {number}") for number in (0, 2)]
+    prompts.append(Prompt(prompts[1].ids, "again"))
     with_some_ends(network, tokens, prompts)
     for decoding in DECODINGS:
         params = section(Predict, max_new_tokens=LONGEST, **decoding)
@@ -148,6 +150,27 @@ def test_a_row_is_dropped_where_its_text_ends(untrained: Untrained, strategy: st
     if strategy == "greedy":
         assert sum(rows) == sum(text.tokens for text in found)
     assert len(set(rows[1:])) > 1
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam"])
+def test_questions_of_a_conversation_are_read_once(untrained: Untrained, strategy: str) -> None:
+    tokens, network = untrained
+    turns = [tokens(fact + "\n")["input_ids"] for fact in (*tiny.FACTS[:3], "quiet")]
+    conversations = [list(accumulate(turns)), list(accumulate([turns[3], turns[0], turns[1]]))]
+    prompts = [Prompt(ids, str(number)) for number, ids in enumerate(chain.from_iterable(conversations))]
+    params = section(Predict, max_new_tokens=3, strategy=strategy, beams=2)
+    alone = Decoder(network, tokens, prompts, [], params, 1)
+    expected = {part[0]: alone.decode(part)[0].text for part in alone.parts}
+    width = 2 if strategy == "beam" else 1
+    decoder = Decoder(network, tokens, prompts, [], params, width * 4 * (len(conversations[0][-1]) + 3))
+    read = list[tuple[int, int]]()
+    hook = network.register_forward_pre_hook(
+        lambda _, __, inputs: read.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    found = {place: own.text for part in decoder.parts for place, own in zip(part, decoder.decode(part), strict=True)}
+    hook.remove()
+    assert found == expected
+    assert [shape for shape in read if shape[1] > 1] == [(1, len(own[-1])) for own in conversations]
 
 
 @pytest.mark.parametrize("decoding", [{}, {"strategy": "beam", "repetition_penalty": 1.2}, {"strategy": "sample"}])

@@ -6,8 +6,9 @@ anew. docs/architectures.md has the result.
 
 A model is built from random weights, widely drawn. It is saved, and plain transformers opens it. Then these must agree:
 loss and gradient of all examples in our layout with those of one pair at a time in plain transformers, without pads,
-masks and positions; greedy texts of our batches with those of `generate` for one source at a time; and the loss of the
-checkpoint as a pretrained model with dropout, saved again. Each case has a process and a limit of time of its own.
+masks and positions; greedy texts of our batches, where one source begins with another one, with those of `generate` for
+one source at a time; and the loss of the checkpoint as a pretrained model with dropout, saved again. Each case has a
+process and a limit of time of its own.
 """
 
 import json
@@ -332,10 +333,16 @@ def _difference(own: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float((sum(squares) / sum(float(each.square().sum()) for each in expected.values())) ** 0.5)
 
 
+def _sources(examples: Sequence[TokenizedExample], group: Group) -> list[list[int]]:
+    """Of the examples, and one to write for that begins with the first of them."""
+    own = [example.source_ids for example in examples]
+    return own if group.labels else [*own, own[0] + own[1]]
+
+
 def _texts(
     network: PreTrainedModel, tokens: PreTrainedTokenizerBase, examples: Sequence[TokenizedExample], group: Group
 ) -> list[str]:
-    prompts = [Prompt(example.source_ids, str(place)) for place, example in enumerate(examples)]
+    prompts = [Prompt(source, str(place)) for place, source in enumerate(_sources(examples, group))]
     labels = [Label(word, [number]) for number, word in enumerate(group.labels)]
     params = section(Predict, strategy="greedy", max_new_tokens=NEW_TOKENS)
     return [decoded.text for decoded in decode(network, tokens, prompts, params, None, None, labels)]
@@ -352,11 +359,11 @@ def _plain_texts(
     generate: Any = network.generate
     first = 0 if network.config.is_encoder_decoder else first_position(network)
     texts = []
-    for example in examples:
+    for source in _sources(examples, group):
         # `generate` counts the positions of RoBERTa-like models from 0, their own forward pass from a later one
-        places = {"position_ids": torch.arange(len(example.source_ids))[None] + first} if first else {}
-        ids = generate(input_ids=torch.tensor([example.source_ids]), max_new_tokens=NEW_TOKENS, **places)[0].tolist()
-        begin = 1 if network.config.is_encoder_decoder else len(example.source_ids)
+        places = {"position_ids": torch.arange(len(source))[None] + first} if first else {}
+        ids = generate(input_ids=torch.tensor([source]), max_new_tokens=NEW_TOKENS, **places)[0].tolist()
+        begin = 1 if network.config.is_encoder_decoder else len(source)
         texts.append(str(tokens.decode(ids[begin:], skip_special_tokens=True)).strip())
     return texts
 

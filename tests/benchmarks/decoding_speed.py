@@ -1,15 +1,18 @@
 """Speed of decoding against transformers' `generate` and `pipeline`, for prompts of the sample.
 
-Run: `python -m tests.benchmarks.decoding_speed [--model FOLDER] [--prompts N] [--rounds N]`. The model is the one that
-`make repro` has trained, unless a folder of a causal model is named; one with a chat template is asked in it.
+Run: `python -m tests.benchmarks.decoding_speed [--model FOLDER] [--prompts N] [--rounds N] [--conversations]`. The
+model is the one that `make repro` has trained, unless a folder of a causal model is named; one with a chat template is
+asked in it. With `--conversations`, the prompts are the questions of the sample of dialogue, each with all turns before
+it.
 
-Claims: more texts a second than a plain loop of `generate` over the same batches (64 sources or more, alike in length),
-and 5 times as many as `pipeline` with its defaults; the same texts; 5 beams within 4 times the greedy time. All
-contenders run in turn; medians of processor time are compared.
+Claims: more texts a second than a plain loop of `generate` over batches of 64 sources or more, alike in length, and 5
+times as many as `pipeline` with its defaults; the same texts; 5 beams within 4 times the greedy time. All contenders
+run in turn; medians of processor time are compared.
 """
 
 import argparse
 import csv
+import json
 import platform
 import statistics
 import time
@@ -35,25 +38,27 @@ from stages.lib.params.predict import Predict
 from tests.build import PROJECT, section
 
 TEXTS = PROJECT / "data/raw/data_to_text/places.csv"
+CONVERSATIONS = PROJECT / "data/raw/dialogue/conversations.jsonl"
 MAX_NEW_TOKENS, BATCH, BEAMS = 96, 64, 5
 
 Texts = list[str]
+Messages = list[dict[str, str]]
 
 
 class Contest:
-    def __init__(self, folder: Path, prompts: int) -> None:
+    def __init__(self, folder: Path, prompts: int, conversations: bool) -> None:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self.network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.network.config.pad_token_id = self.tokenizer.pad_token_id
-        rows = rows_of(TEXTS)[:prompts]
-        self.prompts = [Prompt(self.ids(row["facts"]), str(number)) for number, row in enumerate(rows)]
+        form = "Describe this place in a sentence. {}" if self.tokenizer.chat_template else "{}"
+        asked = questions() if conversations else descriptions(form)
+        self.prompts = [Prompt(self.ids(messages), str(number)) for number, messages in enumerate(asked[:prompts])]
         longest = max(len(prompt.ids) for prompt in self.prompts)
         self.batch_tokens = BATCH * (longest + MAX_NEW_TOKENS)
 
-    def ids(self, facts: str) -> list[int]:
+    def ids(self, messages: Messages) -> list[int]:
         if not self.tokenizer.chat_template:
-            return list(self.tokenizer(facts + "\n")["input_ids"])
-        messages = [{"role": "user", "content": f"Describe this place in a sentence. {facts}"}]
+            return list(self.tokenizer("".join(message["content"] + "\n" for message in messages))["input_ids"])
         asked: Any = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return list(asked["input_ids"])
 
@@ -81,8 +86,8 @@ class Contest:
         return run
 
     def loop(self, strategy: str) -> Callable[[], Texts]:
-        """Plain `generate`, over the same batches."""
-        parts = self.decoder(strategy).parts
+        """Plain `generate`, over batches as large as ours, alike in length."""
+        parts = self.parts_by_length()
         config = generation_config(self.network.generation_config, settings(strategy))
 
         def run() -> Texts:
@@ -92,6 +97,15 @@ class Contest:
             return [texts[place] for place in range(len(texts))]
 
         return run
+
+    def parts_by_length(self) -> list[list[int]]:
+        parts: list[list[int]] = [[]]
+        for place in sorted(range(len(self.prompts)), key=lambda place: -len(self.prompts[place].ids)):
+            longest = len(self.prompts[[*parts[-1], place][0]].ids)
+            if (len(parts[-1]) + 1) * (longest + MAX_NEW_TOKENS) > self.batch_tokens:
+                parts.append([])
+            parts[-1].append(place)
+        return parts
 
     def pipeline(self) -> Callable[[], Texts]:
         """One prompt after the other, as `pipeline` does it unless it is asked for batches."""
@@ -109,9 +123,14 @@ class Contest:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+def descriptions(form: str) -> list[Messages]:
+    with TEXTS.open(newline="") as lines:
+        return [[{"role": "user", "content": form.format(row["facts"])}] for row in csv.DictReader(lines)]
+
+
+def questions() -> list[Messages]:
+    conversations = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()]
+    return [own[:turn] for own in conversations for turn in range(len(own)) if own[turn]["role"] == "assistant"]
 
 
 def settings(strategy: str, precision: str = "float32") -> Predict:
@@ -129,9 +148,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PROJECT / "data/train/model")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--conversations", action="store_true")
     arguments = parser.parse_args()
     keep_freed_memory()
-    contest = Contest(arguments.model, arguments.prompts)
+    contest = Contest(arguments.model, arguments.prompts, arguments.conversations)
     contenders = {
         "greedy": contest.ours("greedy"),
         "greedy, generate": contest.loop("greedy"),

@@ -1,17 +1,20 @@
 """Texts that a network writes together, one token each at a time: a row of its batch each, or several (beams).
 
 Plain `generate` copies all keys and values for every token, computes rows that have ended, and for beams the prompt
-again in every row. Here, keys and values have room for the whole text from the start, and rows can be dropped.
+again in every row. Here, keys and values have room for the whole text from the start, and rows can be dropped. A source
+that another one begins with, as each question of a conversation begins with those before it, is not computed again.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
 
-from stages.lib.generation.cache import NotPlain, roomy_layers
+from stages.lib.generation.cache import NotPlain, Origin, beginnings, roomy_layers
+from stages.lib.generation.continuations import longest_continuations
 from stages.lib.generation.settings import greedy_config
 from stages.lib.models.families import interface_of
 from stages.lib.models.memory import is_out_of_memory
@@ -29,7 +32,7 @@ class Batch:
         config: GenerationConfig,
         rows_of_source: int = 1,
     ) -> None:
-        """Computes the sources, each once.
+        """Computes the sources, each once; those that others begin with, not at all.
 
         Args:
             config: with `max_new_tokens`.
@@ -41,29 +44,39 @@ class Batch:
         if own.prepare_inputs_for_generation is not GenerationMixin.prepare_inputs_for_generation:
             raise NotPlain
         self._network = network
-        inputs = interface_of(network).generation_inputs(network, sources, int(network.config.pad_token_id))
+        longest = longest_continuations(network, sources)
+        computed = {place: row for row, place in enumerate(sorted(set(longest)))}
+        origins = [
+            Origin(computed[place], len(sources[place]) - len(source))
+            for place, source in zip(longest, sources, strict=True)
+        ]
+        inputs = interface_of(network).generation_inputs(
+            network, [sources[place] for place in computed], int(network.config.pad_token_id)
+        )
         # `generate` prepares what the network needs: positions, masks, the encoder's states, the start of the decoder
         self._inputs, logits = network.generate(  # type: ignore[operator]
-            **inputs, generation_config=greedy_config(config), custom_generate=_first_pass
+            **inputs, generation_config=greedy_config(config), custom_generate=partial(_first_pass, origins)
         )
         self.count = len(sources) * rows_of_source
         self.logits: Tensor = logits.repeat_interleave(rows_of_source, 0)  # (N, vocabulary), float32: of the next token
         self._prompt_tokens = self._inputs["past_key_values"].get_seq_length()
-        self._repeat(rows_of_source, int(config.max_new_tokens or 0))
+        self._spread([origin for origin in origins for _ in range(rows_of_source)], int(config.max_new_tokens or 0))
 
-    def _repeat(self, times: int, new_tokens: int) -> None:
+    def _spread(self, origins: Sequence[Origin], new_tokens: int) -> None:
         inputs = self._inputs
         cache, room = inputs["past_key_values"], self._prompt_tokens + new_tokens
         if isinstance(cache, EncoderDecoderCache):
-            self._grown = roomy_layers(cache.self_attention_cache, times, room)
-            self._layers = self._grown + roomy_layers(cache.cross_attention_cache, times, 0)
+            self._grown = roomy_layers(cache.self_attention_cache, origins, room)
+            self._layers = self._grown + roomy_layers(cache.cross_attention_cache, origins, 0)
         else:
-            self._layers = self._grown = roomy_layers(cache, times, room)
+            self._layers = self._grown = roomy_layers(cache, origins, room)
+        if inputs.get("attention_mask") is None and any(origin.dropped for origin in origins):
+            inputs["attention_mask"] = self._rows([1] * self._prompt_tokens).expand(len(origins), -1)  # without pads
         for name in self._names_of_rows():
-            inputs[name] = inputs[name].repeat_interleave(times, 0)
+            inputs[name] = beginnings(inputs[name], origins, 1)
         if self._network.config.is_encoder_decoder:
             hidden = inputs["encoder_outputs"].last_hidden_state
-            inputs["encoder_outputs"].last_hidden_state = hidden.repeat_interleave(times, 0)
+            inputs["encoder_outputs"].last_hidden_state = beginnings(hidden, origins, 1)
 
     def step(self, tokens: Tensor) -> None:
         """Computes the logits after these tokens: (N), one for each row."""
@@ -119,23 +132,29 @@ class Batch:
 
 
 def agrees_with_generate(
-    network: PreTrainedModel, source: Sequence[int], config: GenerationConfig, tokens: Tensor, logits: Tensor
+    network: PreTrainedModel,
+    source: Sequence[int],
+    longest: Sequence[int],
+    config: GenerationConfig,
+    tokens: Tensor,
+    logits: Tensor,
 ) -> bool:
     """Whether a batch computes what `generate` does, also after rows were moved and dropped.
 
     Args:
-        tokens: (T), that `generate` has written.
+        longest: the source, or one that begins with it.
+        tokens: (T), that `generate` has written after the source.
         logits: (T, vocabulary), by which it has chosen them.
     """
     try:
-        batch = Batch(network, [source], config, rows_of_source=2)
-        found = [batch.logits]
+        batch = Batch(network, [longest, source], config, rows_of_source=2)
+        found = [batch.logits[2:]]
         for number, token in enumerate(tokens[:-1].tolist()):
             if number == 1:
-                batch.reorder([1, 0])
-                batch.keep([1])
+                batch.reorder([0, 1, 3, 2])
+                batch.keep([2, 3])
             batch.step(tokens.new_full((batch.count,), token))
-            found.append(batch.logits)
+            found.append(batch.logits[-2:])
     except Exception as error:  # of any class: it is the network's own code
         if is_out_of_memory(error):
             raise
@@ -144,15 +163,23 @@ def agrees_with_generate(
     return bool(largest < (_ROUNDING if network.dtype == torch.float32 else _ROUNDING_OF_16_BITS))
 
 
-def _first_pass(network: Any, input_ids: Tensor, **arguments: Any) -> tuple[dict[str, Any], Tensor]:
-    """The arguments of later passes, and the logits (B, vocabulary) after the prompt. `generate` calls this in place of
-    its own loop."""
+def _first_pass(
+    origins: Sequence[Origin], network: Any, input_ids: Tensor, **arguments: Any
+) -> tuple[dict[str, Any], Tensor]:
+    """The arguments of later passes, of the rows computed, and the logits (N, vocabulary) after the prompt of each
+    origin. `generate` calls this in place of its own loop."""
     ours = ("logits_processor", "stopping_criteria", "generation_config")
     inputs = {name: value for name, value in arguments.items() if name not in ours}
     prepared = network.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **inputs)
+    rows = torch.tensor([origin.row for origin in origins], device=input_ids.device)
+    dropped = torch.tensor([origin.dropped for origin in origins], device=input_ids.device)
+    if prepared.get("logits_to_keep") and dropped.any():
+        prepared["logits_to_keep"], places = (input_ids.shape[1] - 1 - dropped).unique(return_inverse=True)
+    else:
+        places = -1 - dropped
     outputs = network(**prepared, return_dict=True)
     cache = outputs.get("past_key_values")
     if not isinstance(cache, DynamicCache | EncoderDecoderCache):
         raise NotPlain
     # copied, so that the logits of all other tokens are freed
-    return inputs | {"past_key_values": cache}, outputs.logits[:, -1].to(torch.float32, copy=True)
+    return inputs | {"past_key_values": cache}, outputs.logits[rows, places].to(torch.float32, copy=True)

@@ -18,6 +18,7 @@ from stages.lib.generation.batch import agrees_with_generate
 from stages.lib.generation.beams import beam_texts
 from stages.lib.generation.cache import NotPlain
 from stages.lib.generation.constraints import constraint_of
+from stages.lib.generation.continuations import longest_continuations
 from stages.lib.generation.plain import plain_texts
 from stages.lib.generation.sampling import sample_seed
 from stages.lib.generation.sequential import sequential_texts
@@ -110,6 +111,7 @@ class Decoder:
         network.eval()
         self._halving = Halving(network)
         self._is_plain = True
+        self._longest = list(range(len(prompts)))  # of the prompts that begin with each, so that one pass serves them
         own = network.generation_config if network.can_generate() else GenerationConfig()  # a classifier has none
         self._config = generation_config(own, params)
         self._config.stop_strings = None  # `generate` counts those of the prompt too, and does not cut them off
@@ -133,16 +135,19 @@ class Decoder:
     def _parts(self, layout: Layout, batch_tokens: int) -> Iterator[list[int]]:
         prompts, new = self._prompts, 0 if self._labels else self._params.max_new_tokens
         width = 1 if self._labels else max(self._config.num_beams, self._params.candidates)
-        # the longest first: if memory is too small, this shows at once
-        order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place].ids), place))
-        examples = _examples([prompts[place] for place in order], [])
-        for group in allowed_groups(layout, examples):
-            start = 0
-            while start < len(group):
-                tokens = width * (len(prompts[order[group[start]]].ids) + new)
-                end = start + max(1, batch_tokens // max(1, tokens))
-                yield [order[place] for place in group[start:end]]
-                start = end
+        sizes = [len(prompt.ids) for prompt in prompts]
+        longest = self._longest
+        # the longest first: if memory is too small, this shows at once; those that begin alike together
+        order = sorted(range(len(prompts)), key=lambda place: (-sizes[longest[place]], longest[place], -sizes[place]))
+        for group in allowed_groups(layout, _examples([prompts[place] for place in order], [])):
+            part, room = list[int](), 0
+            for place in (order[index] for index in group):
+                room = max(room, sizes[place] + new)
+                if part and width * room * (len(part) + 1) > batch_tokens:
+                    yield part
+                    part, room = [], sizes[place] + new
+                part.append(place)
+            yield part
 
     def _prompt_layout(self) -> Layout:
         _check_room(self._network, self._prompts, self._params)
@@ -150,10 +155,15 @@ class Decoder:
             return "single"
         steps = min(_CHECKED_TOKENS, self._params.max_new_tokens)
         first_logits = partial(_first_logits, self._network, self._config, steps)
+        sources = [prompt.ids for prompt in self._prompts]
         with self._without_own_settings():
-            shortest = min((prompt.ids for prompt in self._prompts), key=len)
-            self._is_plain = _computes_rows(self._network, self._config, steps, shortest)
-            return prompt_layout(self._network, [prompt.ids for prompt in self._prompts], first_logits)
+            layout = prompt_layout(self._network, sources, first_logits)
+            if layout == "padded":
+                self._longest = longest_continuations(self._network, sources)
+            shortest = min(range(len(sources)), key=lambda place: len(sources[place]))
+            pair = sources[shortest], sources[self._longest[shortest]]
+            self._is_plain = _computes_rows(self._network, self._config, steps, *pair)
+            return layout
 
     def _write(self, prompts: Sequence[Prompt]) -> list[Decoded]:
         count = self._params.candidates
@@ -280,11 +290,13 @@ def _first_logits(
 
 
 @torch.no_grad()
-def _computes_rows(network: PreTrainedModel, config: GenerationConfig, steps: int, source: list[int]) -> bool:
-    """Whether our own batches compute the network as `generate` does."""
+def _computes_rows(
+    network: PreTrainedModel, config: GenerationConfig, steps: int, source: list[int], longest: list[int]
+) -> bool:
+    """Whether our own batches compute the network as `generate` does, also a source that `longest` begins with."""
     first = _first_steps(network, config, steps, [source])
     tokens = first.sequences[0, -steps:]
-    return agrees_with_generate(network, source, config, tokens, torch.cat(first.logits))
+    return agrees_with_generate(network, source, longest, config, tokens, torch.cat(first.logits))
 
 
 @torch.no_grad()
