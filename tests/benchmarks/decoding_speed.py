@@ -1,9 +1,9 @@
 """Speed of decoding against transformers' `generate` and `pipeline`, for prompts of the sample.
 
-Run: `python -m tests.benchmarks.decoding_speed [--model FOLDER] [--prompts N] [--rounds N] [--conversations]`. The
-model is the one that `make repro` has trained, unless a folder of a causal model is named; one with a chat template is
-asked in it. With `--conversations`, the prompts are the questions of the sample of dialogue, each with all turns before
-it.
+Run: `python -m tests.benchmarks.decoding_speed [--model FOLDER] [--prompts N] [--rounds N] [--conversations [FILE]]`.
+The model is the one that `make repro` has trained, unless a folder of a causal model is named; one with a chat template
+is asked in it. With `--conversations`, the prompts are the questions of the sample of dialogue, or of a file like it,
+each with all turns before it.
 
 Claims: more texts a second than a plain loop of `generate` over batches of 64 sources or more, alike in length, and 5
 times as many as `pipeline` with its defaults; the same texts; 5 beams within 4 times the greedy time. All contenders
@@ -46,12 +46,12 @@ Messages = list[dict[str, str]]
 
 
 class Contest:
-    def __init__(self, folder: Path, prompts: int, conversations: bool) -> None:
+    def __init__(self, folder: Path, prompts: int, conversations: Path | None) -> None:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         self.network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.network.config.pad_token_id = self.tokenizer.pad_token_id
         form = "Describe this place in a sentence. {}" if self.tokenizer.chat_template else "{}"
-        asked = questions() if conversations else descriptions(form)
+        asked = questions(conversations) if conversations else descriptions(form)
         self.prompts = [Prompt(self.ids(messages), str(number)) for number, messages in enumerate(asked[:prompts])]
         longest = max(len(prompt.ids) for prompt in self.prompts)
         self.batch_tokens = BATCH * (longest + MAX_NEW_TOKENS)
@@ -128,8 +128,8 @@ def descriptions(form: str) -> list[Messages]:
         return [[{"role": "user", "content": form.format(row["facts"])}] for row in csv.DictReader(lines)]
 
 
-def questions() -> list[Messages]:
-    conversations = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()]
+def questions(file: Path) -> list[Messages]:
+    conversations = [json.loads(line)["messages"] for line in file.read_text("utf-8").splitlines()]
     return [own[:turn] for own in conversations for turn in range(len(own)) if own[turn]["role"] == "assistant"]
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=PROJECT / "data/train/model")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--conversations", action="store_true")
+    parser.add_argument("--conversations", type=Path, nargs="?", const=CONVERSATIONS)
     arguments = parser.parse_args()
     keep_freed_memory()
     contest = Contest(arguments.model, arguments.prompts, arguments.conversations)
