@@ -67,7 +67,8 @@ TARGET = Path("data/tokenize")
 
 _BATCH_EXAMPLES = 4096
 _BATCH_CHARACTERS = 1 << 20
-_CHAT_CHARACTERS = 1 << 17  # a second of work, since a template is written several times for each answer
+_CHAT_CHARACTERS = 1 << 15  # of twenty short conversations: a template is written several times for each answer
+_SECONDS_ALONE = 10.0  # each split starts workers of its own, and each worker imports transformers
 # of a larger corpus, evenly spaced examples of this total size give an equally good vocabulary
 _VOCABULARY_CHARACTERS = 32_000_000
 
@@ -254,7 +255,7 @@ def _in_batches(encoder: Encoder, examples: Path, workers: int | None) -> Iterat
     batches = in_batches(read_examples(examples), Example.characters, _BATCH_EXAMPLES, size)
     if is_threaded:
         return map(encoder.fitted, prefetched(map(encoder.ids, batches)))
-    return ordered_map(encoder.encoded, batches, workers if encoder.can_be_sent else 1)
+    return ordered_map(encoder.encoded, batches, workers if encoder.can_be_sent else 1, _SECONDS_ALONE)
 
 
 def _of_free_text(batches: Iterable[list[Encoded]]) -> Iterator[list[Encoded]]:

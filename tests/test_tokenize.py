@@ -19,7 +19,6 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from stages import tokenize as stage
 from stages.lib.checkpoint.tokenizers import load_tokenizer
-from stages.lib.core import worker_pool
 from stages.lib.core.files import read_json, read_jsonl
 from stages.lib.core.process import UserError
 from stages.lib.encoding.encoded import Encoded
@@ -452,7 +451,7 @@ def test_workers_encode_conversations_as_one_process_does(tmp_path: Path, monkey
         return Example(f"{name}{number}", "", [], turns)
 
     monkeypatch.setattr(stage, "_BATCH_EXAMPLES", 2)
-    monkeypatch.setattr(worker_pool, "SECONDS_ALONE", 0)
+    monkeypatch.setattr(stage, "_SECONDS_ALONE", 0)
     train = [conversation("train", number) for number in range(6)]
     splits: Splits = {"train": train, "validation": [conversation("a", 1)], "test": [conversation("b", 1)]}
     limits: dict[str, Any] = {"max_target_tokens": 40, "long_target": "drop", "max_rejected_fraction": 0.9}

@@ -33,15 +33,21 @@ def in_batches(
         yield batch
 
 
-def ordered_map(work: Callable[[T], R], batches: Iterable[T], workers: int | None) -> Iterator[R]:
+def ordered_map(
+    work: Callable[[T], R], batches: Iterable[T], workers: int | None, seconds_alone: float | None = None
+) -> Iterator[R]:
     """`work(batch)` for every batch, in order. At most two batches per worker process wait. None: one worker per core.
 
     The first batches are processed here, for as long as it would take to start workers: small data is done by then.
+
+    Args:
+        seconds_alone: how long; null: SECONDS_ALONE.
 
     Raises:
         UserError: a worker was killed.
     """
     workers = workers or available_cores()
+    alone = SECONDS_ALONE if seconds_alone is None else seconds_alone
     rest = iter(batches)
     seconds = 0.0
     for batch in rest:
@@ -49,7 +55,7 @@ def ordered_map(work: Callable[[T], R], batches: Iterable[T], workers: int | Non
         result = work(batch)
         seconds += time.perf_counter() - started
         yield result
-        if workers > 1 and seconds >= SECONDS_ALONE:
+        if workers > 1 and seconds >= alone:
             yield from _by_workers(work, rest, workers)
 
 
