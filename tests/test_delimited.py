@@ -437,10 +437,9 @@ LAYOUTS: list[dict[str, Any]] = [
 
 
 def has_lines_like_rows(rows: Values, delimiter: str) -> bool:
-    """Whether a text has two lines or more that could be rows of the file."""
-    return any(
-        sum(line.count(delimiter) >= len(row) - 1 for line in text.split("\n")[1:]) >= 2 for row in rows for text in row
-    )
+    """Whether a record has two lines or more, behind its first one, that could be rows of the file."""
+    behind = (delimiter.join(row).split("\n")[1:] for row in rows)
+    return any(sum(delimiter in line for line in lines) >= 2 for lines in behind)
 
 
 @given(st.lists(st.tuples(texts, texts), max_size=12), st.sampled_from(LAYOUTS[1:]))
